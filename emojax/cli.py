@@ -1,0 +1,284 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emojax import __version__
+from emojax.errors import ConfigError, EmojaxError
+
+if TYPE_CHECKING:
+    from emojax.config import Config
+
+# Whatever takes long to import is imported by the command that needs it: --help answers at once.
+
+SIGTERM_EXIT = 143
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status (0, 1 for an error, 2 for wrong usage)."""
+    options = _parser().parse_args(arguments)
+    try:
+        _prepare_process()
+        with _silence() if getattr(options, "quiet", False) else contextlib.nullcontext():
+            status = options.run(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader of our output went away
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+        return 1
+    except (EmojaxError, OSError) as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing on standard output, whoever writes there: progress bars of any depth included."""
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+def _one_line(message: object) -> str:
+    """A message without line breaks, nor anything else that could steer a terminal."""
+    words = " ".join(str(message).split())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)
+
+
+def _prepare_process() -> None:
+    from absl import logging
+
+    # What Orbax and TFDS log is their own business; what matters comes as a warning or an error.
+    logging.set_verbosity(logging.ERROR)
+    warnings.showwarning = lambda message, *_: print(
+        f"warning: {_one_line(message)}", file=sys.stderr
+    )
+    # Compiled programs are kept, so that the second start is quicker than the first.
+    cache = Path("~/.cache/emojax/xla").expanduser()
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="emojax",
+        description="Multimodal emotion recognition in conversation: train, evaluate, predict.",
+        epilog="A first run: emojax train --out runs/demo && emojax evaluate runs/demo",
+    )
+    parser.add_argument("--version", action="version", version=f"emojax {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = _command(
+        commands, "train", _train, "train a model, or go on with an interrupted training",
+        "examples:\n"
+        "  emojax train --out runs/demo                         the embedded corpus\n"
+        "  emojax train --out runs/iemocap --data features.pkl --set model.width=128\n"
+        "  emojax train --out runs/demo --resume                go on after an interruption",
+    )  # fmt: skip
+    train.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
+    train.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", dest="overrides",
+        help="one setting; may be repeated (`emojax config` lists them all)",
+    )  # fmt: skip
+    train.add_argument("--data", metavar="SOURCE", help="short for --set data.source=SOURCE")
+    train.add_argument("--data-dir", metavar="DIR", help="short for --set data.data_dir=DIR")
+    train.add_argument(
+        "--skip-bad", action="store_true",
+        help="set conversations with bad values aside and list them in the report",
+    )  # fmt: skip
+    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    train.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+    evaluate = _command(
+        commands, "evaluate", _evaluate, "report how good a trained run is",
+        "Takes the epoch that validation chose, then reads the test split and writes report.html,\n"
+        "report.md and report.json under RUN/report. Every reading of the test split is counted.",
+    )  # fmt: skip
+    evaluate.add_argument("run_folder", type=Path, metavar="RUN")
+    evaluate.add_argument(
+        "--no-test", action="store_true", help="report on validation and leave the test unread"
+    )
+
+    predict = _command(
+        commands, "predict", _predict, "tell the emotions of new conversations",
+        "INPUT is a feature file or folder of any known layout, or JSON lines, one conversation\n"
+        'each: {"id": "a", "utterances": [{"speaker": "Ann", "text": [...], "audio": [...],\n'
+        '"visual": null, "transcript": "Well."}, ...]}. A modality that is null or left out is\n'
+        "missing.",
+    )  # fmt: skip
+    predict.add_argument("run_folder", type=Path, metavar="RUN")
+    predict.add_argument("input", type=Path, metavar="INPUT")
+    predict.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the JSONL and CSV"
+    )
+    predict.add_argument(
+        "--skip-bad", action="store_true",
+        help="set bad conversations aside and list them in DIR/skipped.json",
+    )  # fmt: skip
+
+    data = commands.add_parser("data", help="prepare and inspect corpora").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    prepare = _command(data, "prepare", _data_prepare, "read, check, split and store a corpus", "")
+    prepare.add_argument(
+        "source", metavar="SOURCE", help='a feature file or folder, or "simulated"'
+    )
+    prepare.add_argument("--data-dir", default="~/.cache/emojax", metavar="DIR")
+    prepare.add_argument("--split-rule", default="official", metavar="RULE")
+    prepare.add_argument("--validation-fraction", type=float, metavar="SHARE")
+    prepare.add_argument("--skip-bad", action="store_true", help="set bad conversations aside")
+    inspect = _command(data, "inspect", _data_inspect, "show what a corpus holds", "")
+    inspect.add_argument("source", metavar="PATH", help="as for prepare, or a prepared folder")
+    inspect.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+    config = _command(
+        commands, "config", _config, "list every setting with its default and meaning", ""
+    )
+    config.add_argument("--model", default="redifu", metavar="NAME")
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Any, summary: str, details: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _read_config(options: argparse.Namespace) -> Config:
+    from emojax.config import from_dict, load, override
+
+    values = load(options.config) if options.config else {}
+    values = override(values, options.overrides)
+    short = {"source": options.data, "data_dir": options.data_dir, "skip_bad": options.skip_bad}
+    data = values.setdefault("data", {})
+    if isinstance(data, dict):  # else `from_dict` says what is wrong
+        data |= {name: value for name, value in short.items() if value not in (None, False)}
+    return from_dict(values)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from emojax.train.loop import Interrupted, train
+    from emojax.train.run import create_run, open_run, read_run
+
+    given = _read_config(options)
+    if options.resume and (options.out / "run.json").exists():
+        known, _, _ = read_run(options.out)
+        chosen = options.config or options.overrides or options.data or options.data_dir
+        if (chosen or options.skip_bad) and known != given:
+            raise ConfigError(
+                f"{options.out} was started with other settings. Resume it without any, or start "
+                "a new run"
+            )
+        run = open_run(options.out)
+    else:
+        run = create_run(options.out, given)
+    try:
+        progress = train(run, Console(soft_wrap=True), quiet=options.quiet)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return SIGTERM_EXIT
+    if progress.best is not None and not options.quiet:
+        metric = run.config.train.select
+        print(
+            f"Best validation {metric}: {progress.best['validation'][metric]:.4f} "
+            f"(epoch {progress.best['epoch'] + 1}). Next: emojax evaluate {options.out}"
+        )
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from emojax.train.evaluation import evaluate_run
+
+    paths = evaluate_run(options.run_folder, test=not options.no_test)
+    content = json.loads(paths["json"].read_text(encoding="utf-8"))
+    for line in _headline(content):
+        print(line)
+    print(f"Report: {paths['html']}")
+    return 0
+
+
+def _headline(content: dict[str, Any]) -> list[str]:
+    from emojax.evaluate.pages import reference
+
+    split = "test" if "test" in content["splits"] else "validation"
+    scores = content["splits"][split]
+    lines = [f"{content['name']}, {split} split:"]
+    for name in ("accuracy", "weighted_f1", "macro_f1", "nll", "ece"):
+        entry = scores[name]
+        between = f"  [{entry['low']:.4f}, {entry['high']:.4f}]" if entry["low"] is not None else ""
+        lines.append(f"  {name:12s} {entry['value']:.4f}{between}")
+    if content["reference"]:
+        lines.append(reference(content["reference"]))
+    return lines
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from emojax.train.predict import predict_file
+
+    for path in predict_file(
+        options.run_folder, options.input, options.out, skip_bad=options.skip_bad
+    ):
+        print(path)
+    return 0
+
+
+def _data_prepare(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from emojax.data.inspect import inspect, render
+    from emojax.data.prepare import prepare
+
+    corpus = prepare(
+        options.source, options.data_dir, skip_bad=options.skip_bad,
+        split_rule=options.split_rule, validation_fraction=options.validation_fraction,
+    )  # fmt: skip
+    Console().print(render(inspect(corpus)))
+    print(f"Prepared: {corpus.path}")
+    return 0
+
+
+def _data_inspect(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from emojax.data.inspect import inspect, render
+
+    summary = inspect(options.source)
+    if options.json:
+        print(json.dumps(summary, indent=2))
+    else:
+        Console().print(render(summary))
+    return 0
+
+
+def _config(options: argparse.Namespace) -> int:
+    from emojax.config import describe
+
+    print(describe(options.model))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

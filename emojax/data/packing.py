@@ -1,0 +1,121 @@
+"""Which conversations share a row, which rows a batch: plans made from lengths alone.
+
+A plan is a pure function of lengths, layout, seed and epoch, so every host makes the same one
+without talking, and an interrupted epoch is taken up where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from emojax.config import DataConfig
+from emojax.errors import DataError
+
+_OWN_BUCKET_STEP = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchPlan:
+    """One batch: the conversations (by index) of each of its B rows, some of which may be empty.
+
+    Attributes:
+      length: L.
+      rows: indices of the conversations of each row, in order.
+      capacity: see `types.Batch`.
+    """
+
+    length: int
+    rows: tuple[tuple[int, ...], ...]
+    capacity: int | None = None
+
+
+def plan_epoch(
+    lengths: np.ndarray, config: DataConfig, *, seed: int | None = None, epoch: int = 0
+) -> list[BatchPlan]:
+    """Batches that hold every conversation exactly once.
+
+    Args:
+      lengths: i32[N] utterances of each conversation.
+      seed: shuffles conversations and batches, differently in each epoch; None keeps their order
+        as far as packing allows.
+
+    Raises:
+      DataError: there is no conversation, or one is longer than the last bucket and `overlong` is
+        "error".
+    """
+    if len(lengths) == 0:
+        raise DataError("there is no conversation to make batches of")
+    if config.overlong == "error" and config.buckets and lengths.max() > config.buckets[-1]:
+        raise DataError(
+            f"a conversation of {lengths.max()} utterances does not fit the largest bucket",
+            fix=f"Add a bucket to data.buckets = {list(config.buckets)} or set "
+            "data.overlong = own_bucket",
+        )
+    draw = None if seed is None else np.random.default_rng([seed, epoch])
+    order = np.arange(len(lengths)) if draw is None else draw.permutation(len(lengths))
+    make = _packed if config.layout == "packed" else _padded
+    batches = make(lengths, order, config)
+    if draw is not None:
+        batches = [batches[i] for i in draw.permutation(len(batches))]
+    return batches
+
+
+def _bucket(length: int, buckets: Sequence[int]) -> int:
+    for bucket in buckets:
+        if length <= bucket:
+            return bucket
+    # A conversation longer than every bucket: rounded up, so that few shapes are compiled.
+    return -(-length // _OWN_BUCKET_STEP) * _OWN_BUCKET_STEP
+
+
+def _packed(lengths: np.ndarray, order: np.ndarray, config: DataConfig) -> list[BatchPlan]:
+    waiting: dict[int, list[int]] = {}
+    for index in order.tolist():
+        waiting.setdefault(_bucket(int(lengths[index]), config.buckets), []).append(index)
+    batches = []
+    for bucket in sorted(waiting):
+        rows = _best_fit(lengths, waiting[bucket], bucket)
+        count = max(1, config.batch_utterances // bucket)
+        for start in range(0, len(rows), count):
+            part = rows[start : start + count]
+            part += [()] * (count - len(part))
+            batches.append(BatchPlan(bucket, tuple(part)))
+    return batches
+
+
+def _best_fit(lengths: np.ndarray, indices: list[int], size: int) -> list[tuple[int, ...]]:
+    """Rows of at most `size` utterances; each conversation goes where least room is left over."""
+    rows: list[list[int]] = []
+    by_room: list[list[int]] = [[] for _ in range(size + 1)]
+    for index in indices:
+        length = int(lengths[index])
+        room = next((r for r in range(length, size + 1) if by_room[r]), None)
+        if room is None:
+            row, room = len(rows), size
+            rows.append([])
+        else:
+            row = by_room[room].pop()
+        rows[row].append(index)
+        by_room[room - length].append(row)
+    return [tuple(row) for row in rows]
+
+
+def _padded(lengths: np.ndarray, order: np.ndarray, config: DataConfig) -> list[BatchPlan]:
+    batches = []
+    count = config.batch_conversations
+    for start in range(0, len(order), count):
+        part = order[start : start + count]
+        longest, real = int(lengths[part].max()), int(lengths[part].sum())
+        rows: list[tuple[int, ...]] = [(int(index),) for index in part]
+        if config.buckets:
+            longest = _bucket(longest, config.buckets)
+            rows += [()] * (count - len(rows))
+            step = -(-count * longest // 8)
+        else:
+            step = 64
+        capacity = min(-(-real // step) * step, len(rows) * longest)
+        batches.append(BatchPlan(longest, tuple(rows), capacity))
+    return batches

@@ -1,0 +1,224 @@
+"""From stored conversations to batches: a grain dataset whose position can be saved."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from emojax.config import DataConfig
+from emojax.data.packing import BatchPlan, plan_epoch
+from emojax.types import MODALITIES, UNLABELLED, Batch, Conversation
+
+_PREFETCH = 2
+_CACHE_BYTES = 4 << 30
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PackedBatch:
+    """A batch of numpy arrays and where it stands.
+
+    Attributes:
+      batch: the rows of this host.
+      rows: indices (into the split) of the conversations of each row.
+      epoch, index: the epoch, from 0, and the batch's place in it.
+      last: whether the epoch ends with it.
+    """
+
+    batch: Batch
+    rows: tuple[tuple[int, ...], ...]
+    epoch: int
+    index: int
+    last: bool
+
+    def members(self) -> Iterator[tuple[int, int, slice]]:
+        """(conversation, row, columns) of every conversation."""
+        for row, indices in enumerate(self.rows):
+            ends = np.flatnonzero(np.diff(self.batch.segment[row], append=-1)) + 1
+            start = 0
+            for index, end in zip(indices, ends.tolist(), strict=False):
+                yield index, row, slice(start, end)
+                start = end
+
+
+def collate(plan: BatchPlan, records: Sequence[Conversation], widths: Sequence[int]) -> Batch:
+    """The rows of a plan as arrays; columns without an utterance are zeros and segment 0."""
+    shape = (len(plan.rows), plan.length)
+    sizes = dict(zip(MODALITIES, widths, strict=True))
+    features = {m: np.zeros((*shape, width), np.float32) for m, width in sizes.items()}
+    present = np.zeros((*shape, len(MODALITIES)), bool)
+    speaker, segment, position = (np.zeros(shape, np.int32) for _ in range(3))
+    label = np.full(shape, UNLABELLED, np.int32)
+    for row, indices in enumerate(plan.rows):
+        start = 0
+        for number, index in enumerate(indices, start=1):
+            conversation = records[index]
+            columns = slice(start, start + len(conversation))
+            for modality in MODALITIES:
+                features[modality][row, columns] = getattr(conversation, modality)
+            present[row, columns] = conversation.present
+            speaker[row, columns] = conversation.speaker
+            label[row, columns] = conversation.label
+            segment[row, columns] = number
+            position[row, columns] = np.arange(len(conversation))
+            start = columns.stop
+    return Batch(
+        **features, present=present, speaker=speaker, segment=segment, position=position,
+        label=label, capacity=plan.capacity,
+    )  # fmt: skip
+
+
+class Batches(grain.IterDataset[PackedBatch]):
+    """Endless epochs of batches; iterate with `iter(...)`, whose state is two integers.
+
+    Args:
+      records: the split's conversations, read at random.
+      lengths: i32[N] their numbers of utterances.
+      widths: feature widths of the modalities.
+      config: layout, buckets and sizes.
+      seed: shuffles every epoch anew; None is file order.
+      shard: (this process, number of processes). Every process makes the same plan and reads its
+        own share of each batch's rows.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Conversation],
+        lengths: np.ndarray,
+        widths: Sequence[int],
+        config: DataConfig,
+        *,
+        seed: int | None = None,
+        shard: tuple[int, int] = (0, 1),
+    ):
+        super().__init__()
+        small = int(lengths.sum()) * sum(widths) * 4 <= _CACHE_BYTES
+        self.records: Any = _Cached(records) if small else records
+        self.lengths, self.widths = lengths, tuple(widths)
+        self.config, self.seed, self.shard = config, seed, shard
+
+    def plan(self, epoch: int) -> list[BatchPlan]:
+        """The batches of an epoch, those of this process."""
+        this, count = self.shard
+        plans = plan_epoch(self.lengths, self.config, seed=self.seed, epoch=epoch)
+        return [
+            dataclasses.replace(p, rows=_share(p.rows, this, count)) if count > 1 else p
+            for p in plans
+        ]
+
+    def __iter__(self) -> grain.DatasetIterator[PackedBatch]:
+        return _BatchIterator(self)
+
+    def prefetched(self) -> grain.IterDataset[PackedBatch]:
+        """The same batches, made ahead by a thread."""
+        return grain.experimental.ThreadPrefetchIterDataset(self, prefetch_buffer_size=_PREFETCH)
+
+    def one_epoch(self) -> Iterator[PackedBatch]:
+        """The batches of one epoch, for evaluation."""
+        for batch in self:
+            yield batch
+            if batch.last:
+                return
+
+
+def _share(rows: tuple, this: int, count: int) -> tuple:
+    size = -(-len(rows) // count)
+    mine = rows[this * size : (this + 1) * size]
+    return mine + ((),) * (size - len(mine))
+
+
+class _BatchIterator(grain.DatasetIterator[PackedBatch]):
+    def __init__(self, batches: Batches):
+        super().__init__()
+        self._batches = batches
+        self._epoch = self._index = 0
+        self._plans = batches.plan(0)
+
+    def __next__(self) -> PackedBatch:
+        if self._index == len(self._plans):
+            self._go_to(self._epoch + 1, 0)
+        plan, index = self._plans[self._index], self._index
+        self._index += 1
+        return PackedBatch(
+            collate(plan, self._batches.records, self._batches.widths), plan.rows,
+            self._epoch, index, last=self._index == len(self._plans),
+        )  # fmt: skip
+
+    def _go_to(self, epoch: int, index: int) -> None:
+        if epoch != self._epoch:
+            self._plans = self._batches.plan(epoch)
+        self._epoch, self._index = epoch, index
+
+    def get_state(self) -> dict[str, Any]:
+        return {"epoch": self._epoch, "batch": self._index}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._go_to(int(state["epoch"]), int(state["batch"]))
+
+
+class _Cached:
+    """Conversations kept once they were read: decoding takes longer than a small model's step."""
+
+    def __init__(self, records: Sequence[Conversation]):
+        self._records = records
+        self._known: dict[int, Conversation] = {}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Conversation:
+        found = self._known.get(index)
+        if found is None:
+            found = self._known[index] = self._records[index]
+        return found
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Statistics:
+    """What is fitted to the training split, and to nothing else.
+
+    Attributes:
+      mean, deviation: f32[D_m] of each modality over the utterances where it is present.
+      label_counts: i64[C].
+    """
+
+    mean: dict[str, np.ndarray]
+    deviation: dict[str, np.ndarray]
+    label_counts: np.ndarray
+
+
+def fit_statistics(
+    records: Sequence[Conversation], widths: Sequence[int], classes: int
+) -> Statistics:
+    """One pass over the training conversations, in fp64.
+
+    A feature that hardly varies keeps its scale: dividing by nothing would make its noise a
+    signal.
+    """
+    total = {m: np.zeros(w) for m, w in zip(MODALITIES, widths, strict=True)}
+    square = {m: np.zeros_like(t) for m, t in total.items()}
+    count = dict.fromkeys(MODALITIES, 0)
+    labels = np.zeros(classes, np.int64)
+    for i in range(len(records)):
+        conversation = records[i]
+        for column, modality in enumerate(MODALITIES):
+            there = conversation.present[:, column]
+            x = getattr(conversation, modality)[there].astype(np.float64)
+            total[modality] += x.sum(0)
+            square[modality] += np.square(x).sum(0)
+            count[modality] += int(there.sum())
+        labels += np.bincount(conversation.label[conversation.label >= 0], minlength=classes)
+    mean, deviation = {}, {}
+    for modality in MODALITIES:
+        n = max(count[modality], 1)
+        m = total[modality] / n
+        variance = np.maximum(square[modality] / n - np.square(m), 0)
+        spread = np.sqrt(variance)
+        mean[modality] = m.astype(np.float32)
+        deviation[modality] = np.where(spread > 1e-6 * (1 + np.abs(m)), spread, 1).astype(
+            np.float32
+        )
+    return Statistics(mean, deviation, labels)

@@ -1,0 +1,267 @@
+"""What `report.json` holds, set out for people: as Markdown, and as one HTML page.
+
+The page stands alone: pictures are embedded, nothing is fetched, and its content policy forbids
+scripts altogether. Every text in both is escaped, because transcripts and names of speakers,
+labels and conversations come from strangers.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jinja2
+
+SCALARS = {
+    "accuracy": "Accuracy, %",
+    "weighted_f1": "Weighted F1, %",
+    "macro_f1": "Macro F1, %",
+    "nll": "NLL, nats",
+    "ece": "ECE, %",
+    "brier": "Brier score",
+}
+PER_CLASS = {"precision": "Precision", "recall": "Recall", "f1": "F1"}
+
+PICTURES = {
+    "confusion_matrix": "Confusion matrix",
+    "reliability_diagram": "Reliability diagram",
+    "learning_curves": "Learning curves",
+    "conversation": "One conversation",
+}
+
+
+class Cell(NamedTuple):
+    """A cell of a table: what it says, and in smaller print how sure that is."""
+
+    text: str
+    interval: str = ""
+
+
+class Table(NamedTuple):
+    header: list[str]
+    rows: list[list[Cell]]
+
+
+def markdown(content: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
+    """The report as Markdown; `pictures` are paths by the names of `PICTURES`."""
+    parts = [f"# {_escape(content['name'])}", f"**{_escape(headline(content))}**"]
+    if content["reference"]:
+        parts.append(_escape(reference(content["reference"])))
+    parts += ["## Scores", _table(score_table(content))]
+    parts += [f"## Classes ({main_split(content)}), %", _table(class_table(content))]
+    for name, title in PICTURES.items():
+        if name in pictures:
+            parts.append(f"## {title}")
+            if name == "conversation":
+                parts.append(_escape(conversation(content)))
+            parts.append(f"![{title}]({pictures[name]})")
+    parts += ["## How this was measured", _list(protocol(content))]
+    if content["skipped"]["count"]:
+        parts += [
+            f"## Set aside: {content['skipped']['count']}",
+            _list(content["skipped"]["items"]),
+        ]
+    parts += ["## Where it comes from", _table(provenance_table(content))]
+    if "config" in content["provenance"]:
+        parts.append("The whole configuration is in `report.json` under `provenance.config`.")
+    return "\n\n".join(parts) + "\n"
+
+
+def html(
+    content: Mapping[str, Any],
+    pictures: Mapping[str, bytes],
+    utterances: Sequence[Mapping[str, Any]],
+) -> str:
+    """The report as a page; `pictures` are SVG by the names of `PICTURES`.
+
+    Args:
+      utterances: of the conversation shown, as `export.utterances` gives them.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("emojax.evaluate"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    config = content["provenance"].get("config")
+    return environment.get_template("report.html.j2").render(
+        content=content,
+        split=main_split(content),
+        headline=headline(content),
+        reference=reference(content["reference"]) if content["reference"] else None,
+        scores=score_table(content),
+        classes=class_table(content),
+        titles=PICTURES,
+        pictures={name: base64.b64encode(svg).decode() for name, svg in pictures.items()},
+        conversation=conversation(content),
+        utterances=utterances,
+        protocol=protocol(content),
+        provenance=provenance_table(content),
+        config=json.dumps(config, indent=2, ensure_ascii=False) if config else None,
+    )
+
+
+def main_split(content: Mapping[str, Any]) -> str:
+    return next(iter(content["splits"]))
+
+
+def headline(content: Mapping[str, Any]) -> str:
+    name = main_split(content)
+    split = content["splits"][name]
+    parts = []
+    for key, title in (("weighted_f1", "weighted F1"), ("accuracy", "accuracy")):
+        cell = _cell(split[key], key)
+        parts.append(f"{title} {cell.text} %" + (f" ({cell.interval})" if cell.interval else ""))
+    return (
+        f"{name.capitalize()}: {', '.join(parts)}, "
+        f"{split['utterances']} utterances of {split['dialogues']} dialogues"
+    )
+
+
+def reference(known: Mapping[str, Any]) -> str:
+    """How much of the possible was reached; says only what is known."""
+    parts = [str(known["text"])] if known.get("text") else []
+    if known.get("bayes_accuracy") is not None and known.get("majority_accuracy") is not None:
+        parts.append(
+            f"The best possible accuracy (Bayes) is {_number(known['bayes_accuracy'])} %, "
+            f"a majority guess gives {_number(known['majority_accuracy'])} %."
+        )
+    if known.get("reached") is not None:
+        parts.append(f"The model went {_number(known['reached'])} % of the way between the two.")
+    return " ".join(parts)
+
+
+def score_table(content: Mapping[str, Any]) -> Table:
+    """A row per measure; a column per split, and one for its majority baseline."""
+    header = ["Measure"]
+    for name, split in content["splits"].items():
+        header.append(name.capitalize())
+        if split["majority"]:
+            header.append(f"Always “{split['majority']['label']}” ({name})")
+    rows = []
+    for key, title in SCALARS.items():
+        row = [Cell(title)]
+        for split in content["splits"].values():
+            row.append(_cell(split[key], key))
+            if split["majority"]:
+                row.append(Cell(_number(split["majority"].get(key), key)))
+        rows.append(row)
+    for key in ("utterances", "dialogues"):
+        row = [Cell(f"Scored {key}")]
+        for split in content["splits"].values():
+            row += [Cell(str(split[key]))] * (2 if split["majority"] else 1)
+        rows.append(row)
+    return Table(header, rows)
+
+
+def class_table(content: Mapping[str, Any]) -> Table:
+    split = content["splits"][main_split(content)]
+    rows = [
+        [Cell(entry["label"])]
+        + [_cell(entry[key], key) for key in PER_CLASS]
+        + [Cell(str(entry["support"]))]
+        for entry in split["classes"]
+    ]
+    return Table(["Label", *PER_CLASS.values(), "Utterances"], rows)
+
+
+def conversation(content: Mapping[str, Any]) -> str:
+    shown = content["conversation"]
+    return (
+        f"Conversation {shown['id']} of the {shown['split']} split, picked by rule: of median "
+        "accuracy among the conversations of at least eight utterances with at least one mistake, "
+        "as far as there are such."
+    )
+
+
+def protocol(content: Mapping[str, Any]) -> list[str]:
+    """Sentences that say how the scores came about."""
+    selection, drawn = content["protocol"]["selection"], content["protocol"]["intervals"]
+    chosen = [
+        f"{key} {_short(selection[key])}"
+        for key in ("metric", "epoch", "step", "value")
+        if selection.get(key) is not None
+    ]
+    if not content["protocol"]["test_read"]:
+        test = "The test split was not read; all scores are of the validation split."
+    elif (reads := content["provenance"].get("test_reads") or 1) == 1:
+        test = "The test split was read once, after the model was selected on validation."
+    else:
+        test = (
+            f"This is reading number {reads} of the test split. Each followed selection on "
+            "validation, but scores that were seen before can guide what is tried next."
+        )
+    return [
+        f"Selection: {selection.get('rule') or 'no rule was recorded'}"
+        + (f" ({', '.join(chosen)})" if chosen else ""),
+        test,
+        "Validation scores are of the epoch that looked best on validation, and flatter it.",
+        f"The ranges beside scores are {drawn['level']:.0%} percentile intervals over dialogues "
+        f"({drawn['resamples']} resamples, seed {drawn['seed']}): they cover the choice of "
+        "dialogues, not that of the training seed. There are none for a single dialogue.",
+        "Unlabelled utterances are predicted, never scored. Macro F1 is the mean over all labels; "
+        "a label that never occurs and is never predicted counts as 0.",
+        f"ECE is over {content['protocol']['calibration_bins']} equal-width bins of confidence. "
+        "It is biased upwards in small samples and more so in resamples, so its interval may lie "
+        "above its value.",
+        f"Conversations set aside before training: {content['skipped']['count']}.",
+    ]
+
+
+def provenance_table(content: Mapping[str, Any]) -> Table:
+    entries = content["provenance"].items()
+    rows = [
+        [Cell(key.replace("_", " ")), Cell(_short(value))]
+        for key, value in entries
+        if key != "config"
+    ]
+    return Table(["What", "Value"], rows)
+
+
+def _number(value: float | None, name: str = "") -> str:
+    """NLL in nats and the Brier score as they are, everything else in per cent."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if name in ("nll", "brier") else f"{100 * value:.1f}"
+
+
+def _cell(entry: Mapping[str, Any], name: str) -> Cell:
+    if entry["low"] is None:
+        return Cell(_number(entry["value"], name))
+    interval = f"{_number(entry['low'], name)}–{_number(entry['high'], name)}"
+    return Cell(_number(entry["value"], name), interval)
+
+
+def _short(value: Any) -> str:
+    """A plain value on one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_short(item)}" for key, item in value.items()) or "–"
+    if isinstance(value, list):
+        return ", ".join(_short(item) for item in value) or "–"
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _escape(text: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>|#~$&!])", r"\\\1", " ".join(text.split()))
+
+
+def _table(table: Table) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    def text(cell: Cell) -> str:
+        return _escape(cell.text + (f" ({cell.interval})" if cell.interval else ""))
+
+    rule = ["---", *["---:"] * (len(table.header) - 1)]
+    rows = [[text(cell) for cell in row] for row in table.rows]
+    return "\n".join(map(line, [[_escape(name) for name in table.header], rule, *rows]))
+
+
+def _list(items: Sequence[str]) -> str:
+    return "\n".join(f"- {_escape(item)}" for item in items)

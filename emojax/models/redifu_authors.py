@@ -1,0 +1,279 @@
+"""ReDiFu as its authors published it, defects included (arXiv:2603.25752).
+
+This makes results comparable and weights portable; for everything else there is `redifu`. A row is
+one conversation, padded at its end. Predictions depend on that padding: fusion attends to it and
+the rolled keys of the differential attention wrap into it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from emojax.config import RedifuAuthorsConfig
+from emojax.models.output import Output
+from emojax.nn.layers import Dropout, LayerNorm, Standardise, dense, dropout_key
+from emojax.ops.compact import compact, expand
+from emojax.ops.diff_attention.published import published_attention
+from emojax.ops.graph_attention import relation_gat
+from emojax.ops.masks import OTHER_FUTURE, RELATIONS, SELF, relations, visible
+from emojax.ops.rows import by_row
+from emojax.types import MODALITIES, Batch, Signature
+
+RELATION_WIDTH = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """Where the published IEMOCAP and MELD models differ (table of the specification)."""
+
+    rotary: bool
+    activation_scale: float
+    residual_scale: float
+    fusion_head_divisor: int
+    head_reads_input: bool
+    head_slope: float
+    modality_weight: tuple[float, float, float]
+
+
+BRANCHES = {
+    "iemocap": Branch(True, 0.5, 0.5, 2, True, 0.01, (1.0, 1.0, 0.4)),
+    "meld": Branch(False, 0.66, 1.0, 1, False, 0.0, (3.0, 1.0, 0.3)),
+}
+
+
+def position_signal(x: Float[Array, "B L D"], rotary: bool) -> Float[Array, "B L D"]:
+    """Features turned by, or added to, sines and cosines of the column's index."""
+    length, width = x.shape[1:]
+    rate = 10000.0 ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+    angle = jnp.arange(length, dtype=jnp.float32)[:, None] * rate
+    sin, cos = jnp.sin(angle).astype(x.dtype), jnp.cos(angle).astype(x.dtype)
+    if not rotary:
+        return x + rearrange(jnp.stack([sin, cos], -1), "l i two -> l (i two)")
+    even, odd = x[..., 0::2], x[..., 1::2]
+    turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], -1)
+    return rearrange(turned, "b l i two -> b l (i two)")
+
+
+class GATLayer(nn.Module):
+    """One layer of the published relation GAT: `heads` maps of the input, each normalised."""
+
+    heads: int
+    width: int
+    drop_rate: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B L I"], table: Float[Array, "R E"], edges: Int[Array, "B L L"]
+    ) -> Float[Array, "B L H D"]:
+        init = nn.initializers.xavier_uniform()
+        kernel = self.param("kernel", init, (x.shape[-1], self.heads * self.width), jnp.float32)
+        size = (2 * self.width + RELATION_WIDTH, 1)
+        attention = self.param(
+            "attention",
+            lambda key, *_: jnp.stack(
+                [init(k, size, jnp.float32)[:, 0] for k in jax.random.split(key, self.heads)]
+            ),
+            (self.heads, size[0]),
+            jnp.float32,
+        )
+        source, target, relation = jnp.split(attention, [self.width, 2 * self.width], axis=-1)
+        h = rearrange(x @ kernel.astype(self.dtype), "b l (h d) -> b l h d", h=self.heads)
+        y = relation_gat(
+            h, source.astype(self.dtype), target.astype(self.dtype), relation @ table.T, edges,
+            drop_rate=self.drop_rate, key=dropout_key(self, self.drop_rate),
+        )  # fmt: skip
+        return LayerNorm(1e-5, (self.heads,), name="norm")(y)
+
+
+class RelationGAT(nn.Module):
+    """Two heads, then one layer over both, then a residual: LN(W gelu(GAT(x)) + b + x)."""
+
+    config: RedifuAuthorsConfig
+
+    @nn.compact
+    def __call__(self, x: Array, table: Array, edges: Array) -> Array:
+        c = self.config
+        options = (c.width, c.graph_dropout, jnp.dtype(c.dtype))
+        heads = GATLayer(2, *options, name="heads")(x, table, edges)
+        both = rearrange(nn.gelu(heads, approximate=False), "b l h d -> b l (h d)")
+        y = GATLayer(1, *options, name="out")(both, table, edges)[:, :, 0]
+        y = dense(c.width, jnp.dtype(c.dtype), "project")(nn.gelu(y, approximate=False))
+        return LayerNorm(1e-5, name="norm")(y + x)
+
+
+class Encoder(nn.Module):
+    """Audio's or video's way: position, change over time, gate, one differential layer."""
+
+    config: RedifuAuthorsConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B L D"], speaker: Float[Array, "B L D"], mask: Bool[Array, "B L"]
+    ) -> Float[Array, "B L D"]:
+        c, branch, width, dtype = self.config, BRANCHES[self.config.branch], x.shape[-1], x.dtype
+        drop = Dropout(c.dropout)
+
+        p = drop(position_signal(x, branch.rotary) + speaker)
+
+        taps = self.param("delta_kernel", nn.initializers.lecun_normal(), (3, width), jnp.float32)
+        bias = self.param("delta_bias", nn.initializers.zeros, (width,), jnp.float32)
+        strength = self.param("delta_scale", nn.initializers.ones, (), jnp.float32)
+        around = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
+        change = sum(around[:, i : i + x.shape[1]] * taps[i].astype(dtype) for i in range(3))
+        change = LayerNorm(1e-5, name="delta_norm")(change + bias.astype(dtype))
+        gate = nn.sigmoid(dense(width, dtype, "delta_gate")(x))
+        d = x + strength.astype(dtype) * gate * change
+
+        u = LayerNorm(1e-5, name="gate_norm")(jnp.concatenate([p, d], -1))
+        g = jnp.tanh(dense(width, dtype, "gate_hidden")(u))
+        g = nn.sigmoid(dense(1, dtype, "gate_score")(g))
+        z = LayerNorm(1e-6, name="pre_norm")(g * d + (1 - g) * p + p)
+
+        z = LayerNorm(1e-6, name="norm1")(z + self.attend(z, mask))
+        z = LayerNorm(1e-6, name="norm2")(z + self.feed_forward(z, drop))
+        y = p + branch.residual_scale * z
+        return nn.sigmoid(dense(width, dtype, "out_gate")(y)) * y
+
+    def attend(self, z: Array, mask: Array) -> Array:
+        c, width = self.config, z.shape[-1]
+        q, k, v = rearrange(
+            dense(3 * width, z.dtype, "qkv")(z), "b l (n h d) -> n b l h d", n=3, h=c.heads
+        )
+        y = published_attention(
+            q, k, v, mask, scale=1 / math.sqrt(width),
+            drop_rate=c.dropout, key=dropout_key(self, c.dropout),
+        )  # fmt: skip
+        strength = self.param("lambda", nn.initializers.constant(0.1), (), jnp.float32)
+        y = rearrange(y, "b l h d -> b l (h d)") * strength.astype(z.dtype)
+        return dense(width, z.dtype, "out")(y)
+
+    def feed_forward(self, z: Array, drop: Dropout) -> Array:
+        width = z.shape[-1]
+        h = dense(width, z.dtype, "ff_in")(LayerNorm(1e-6, name="ff_norm")(z))
+        scale = 2 * BRANCHES[self.config.branch].activation_scale
+        h = scale * nn.gelu(h, approximate=True)
+        return z + drop(dense(width, z.dtype, "ff_out")(drop(h)))
+
+
+class Fusion(nn.Module):
+    """One modality attends to the two others, mixes and transforms what it found.
+
+    Everything after the attention treats each utterance alone, so it runs on the N real ones only.
+    """
+
+    config: RedifuAuthorsConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        query: Float[Array, "B L D"],
+        others: Sequence[Float[Array, "B L D"]],
+        real: Callable[[Array], Array],
+    ) -> Float[Array, "N D"]:
+        c, width, dtype = self.config, x.shape[-1], x.dtype
+        heads = c.heads // BRANCHES[c.branch].fusion_head_divisor
+        init = nn.initializers.xavier_uniform()
+        qkv = self.param("qkv", init, (width, 3 * width), jnp.float32).astype(dtype)
+        bias = self.param("out_bias", nn.initializers.zeros, (width,), jnp.float32)
+
+        def attend(q: Array, k: Array, v: Array, _: None) -> Array:
+            scores = jnp.einsum("bihd,bjhd->bhij", q, k, preferred_element_type=jnp.float32)
+            weights = jax.nn.softmax(scores / math.sqrt(width / heads), axis=-1).astype(dtype)
+            return jnp.einsum("bhij,bjhd->bihd", weights, v)
+
+        def split(y: Array) -> Array:
+            return rearrange(y, "b l (h d) -> b l h d", h=heads)
+
+        q = split(query @ qkv[:, :width])
+        first, second = (
+            by_row(attend, q, *map(split, jnp.split(other @ qkv[:, width:], 2, axis=-1)))
+            for other in others
+        )
+        found = real(rearrange(first + second, "b l h d -> b l (h d)"))
+        # The projection of a sum: its bias counts once for each modality attended to.
+        found = dense(width, dtype, "out", use_bias=False)(found)
+        found += (len(others) * bias).astype(dtype)
+
+        x = real(x)
+        gate = nn.sigmoid(dense(width, dtype, "gate")(jnp.concatenate([x, found], -1)))
+        h = gate * x + (1 - gate) * found
+        for layer in range(3):
+            h = nn.gelu(dense(4 * width, dtype, f"mlp_{layer}")(h), approximate=False)
+            h = Dropout(c.dropout)(h)
+        return x + dense(width, dtype, "mlp_3")(h)
+
+
+class RedifuAuthors(nn.Module):
+    """The whole published model."""
+
+    config: RedifuAuthorsConfig
+    signature: Signature
+
+    @nn.compact
+    def __call__(self, batch: Batch) -> Output:
+        c, branch, dtype = self.config, BRANCHES[self.config.branch], jnp.dtype(self.config.dtype)
+        mask = batch.segment > 0
+        capacity = mask.size if batch.capacity is None else batch.capacity
+
+        x = {}
+        for modality in MODALITIES:
+            features = Standardise(name=f"{modality}_standardise")(getattr(batch, modality))
+            # The published model knows no missing modality: what is absent is a zero feature.
+            there = batch.present[:, :, MODALITIES.index(modality)]
+            features = jnp.where(there[..., None], features, 0)
+            x[modality] = dense(c.width, dtype, f"{modality}_input")(features.astype(dtype))
+
+        speakers = len(self.signature.speakers)
+        table = self.param(
+            "speaker_embedding", nn.initializers.normal(1.0), (speakers + 1, c.width), jnp.float32
+        )
+        # The row of padding is part of the published model but never trained.
+        padding = jax.lax.stop_gradient(table[speakers])
+        identity = jax.nn.one_hot(batch.speaker, speakers) @ table[:speakers]
+        speaker = jnp.where(mask[..., None], identity, padding).astype(dtype)
+
+        relation_table = self.param(
+            "relation_embedding", nn.initializers.normal(1.0), (RELATIONS, RELATION_WIDTH),
+            jnp.float32,
+        )  # fmt: skip
+        codes = relations(batch.speaker, visible(batch.segment, window=c.window))
+        same = jnp.where(codes < OTHER_FUTURE, codes, 0)
+        cross = jnp.where((codes >= OTHER_FUTURE) | (codes == SELF), codes, 0)
+        text = RelationGAT(c, name="cross_speaker_graph")(x["text"], relation_table, cross)
+        streams = {"text": RelationGAT(c, name="same_speaker_graph")(text, relation_table, same)}
+        for modality in ("audio", "visual"):
+            streams[modality] = Encoder(c, name=f"{modality}_encoder")(x[modality], speaker, mask)
+
+        def real(y: Array) -> Array:
+            return compact(y, mask, capacity)
+
+        normed = {m: LayerNorm(1e-5, name=f"{m}_fusion_norm")(y) for m, y in streams.items()}
+        scores = []
+        for modality, stream in streams.items():
+            others = [normed[m] for m in MODALITIES if m != modality]
+            y = Fusion(c, name=f"{modality}_fusion")(stream, normed[modality], others, real)
+            if branch.head_reads_input:
+                y = y + real(stream)
+            y = Dropout(c.dropout)(nn.leaky_relu(y, branch.head_slope))
+            scores.append(dense(len(self.signature.labels), dtype, f"{modality}_head")(y))
+        modality_logits = jnp.stack(scores, axis=1).astype(jnp.float32)
+        logits = jnp.einsum("nmc,m->nc", modality_logits, jnp.asarray(branch.modality_weight))
+        modality_logits = rearrange(modality_logits, "n m c -> n (m c)")
+        return Output(
+            logits=expand(logits, mask),
+            modality_logits=rearrange(
+                expand(modality_logits, mask), "b l (m c) -> b l m c", m=len(MODALITIES)
+            ),
+        )

@@ -1,0 +1,27 @@
+"""Models by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+
+from emojax.config import MODELS, ModelConfig
+from emojax.errors import ConfigError
+from emojax.models.redifu import Redifu
+from emojax.models.redifu_authors import RedifuAuthors
+from emojax.types import Signature
+
+_CLASSES: dict[str, Any] = {"redifu": Redifu, "redifu_authors": RedifuAuthors}
+assert _CLASSES.keys() == MODELS.keys(), "every model has a config class, and the reverse"
+
+
+def build(config: ModelConfig, signature: Signature) -> nn.Module:
+    """The model that `config` describes, for a corpus of that signature.
+
+    The module is a pure function: `model.apply(variables, batch, rngs={"dropout": key})` trains,
+    and without `rngs` it is deterministic.
+    """
+    if len(signature.labels) < 2:
+        raise ConfigError(f"{signature.name} has {len(signature.labels)} labels; two are needed")
+    return _CLASSES[config.name](config, signature)

@@ -1,0 +1,162 @@
+"""Differential self-attention and the Transformer layer around it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from einops import rearrange
+from jax import Array
+from jaxtyping import Float, Int
+
+from emojax.nn.layers import Dropout, LayerNorm, dense, dropout_key
+from emojax.ops.diff_attention.api import differential_attention
+
+
+def rotate(x: Float[Array, "B L H d"], position: Int[Array, "B L"]) -> Float[Array, "B L H d"]:
+    """Rotary position embedding (arXiv:2104.09864): products depend on differences of position."""
+    half = x.shape[-1] // 2
+    rate = 10000.0 ** (-jnp.arange(half, dtype=jnp.float32) / max(half, 1))
+    angle = position[..., None, None].astype(jnp.float32) * rate
+    sin, cos = jnp.sin(angle).astype(x.dtype), jnp.cos(angle).astype(x.dtype)
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)
+
+
+class DifferentialAttention(nn.Module):
+    """Multi-head self-attention with a second map that is subtracted.
+
+    `temporal`: the second map is that of keys one step earlier, lambda per head. `dual`: Diff
+    Transformer (arXiv:2410.05258), two query/key groups of half the head width, lambda from four
+    vectors, a norm per head. `v2`: two queries per key, lambda per token and head from a gate.
+    `none`: plain attention.
+    """
+
+    heads: int
+    variant: str
+    causal: bool
+    drop_rate: float
+    depth: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B L D"], segment: Int[Array, "B L"], position: Int[Array, "B L"]
+    ) -> Float[Array, "B L D"]:
+        width, heads = x.shape[-1], self.heads
+        head_width = width // heads
+
+        def project(name: str, features: int, groups: int = 1) -> list[Array]:
+            y = dense(features, self.dtype, name, use_bias=False)(x)
+            return list(rearrange(y, "b l (h g d) -> g b l h d", h=heads, g=groups))
+
+        def turned(name: str, features: int, groups: int = 1) -> list[Array]:
+            return [rotate(y, position) for y in project(name, features, groups)]
+
+        lam: Array | None = None
+        q2: Array | None = None
+        k2: Array | None = None
+        if self.variant == "dual":
+            (q, q2), (k, k2) = (turned(name, width, 2) for name in ("query", "key"))
+            lam = self.dual_lambda(head_width // 2)
+        elif self.variant == "v2":
+            (q, q2), (k,) = turned("query", 2 * width, 2), turned("key", width)
+            k2 = k
+            lam = nn.sigmoid(dense(heads, jnp.float32, "lambda")(x.astype(jnp.float32)))
+        else:
+            (q,), (k,) = turned("query", width), turned("key", width)
+            if self.variant == "temporal":
+                lam = self.param("lambda", nn.initializers.constant(0.5), (heads,), jnp.float32)
+        (v,) = project("value", width)
+        y = differential_attention(
+            q, k, v, lam, q2=q2, k2=k2, segment=segment, causal=self.causal,
+            drop_rate=self.drop_rate, key=dropout_key(self, self.drop_rate),
+        )  # fmt: skip
+        if self.variant == "dual":
+            y = self.head_norm(y) * (1 - self.lambda_init)
+        y = rearrange(y, "b l h d -> b l (h d)").astype(self.dtype)
+        return dense(width, self.dtype, "out", use_bias=False)(y)
+
+    @property
+    def lambda_init(self) -> float:
+        return 0.8 - 0.6 * math.exp(-0.3 * self.depth)
+
+    def dual_lambda(self, width: int) -> Float[Array, ""]:
+        vectors = self.param("lambda", nn.initializers.normal(0.1), (4, width), jnp.float32)
+        return (
+            jnp.exp(vectors[0] @ vectors[1]) - jnp.exp(vectors[2] @ vectors[3]) + self.lambda_init
+        )
+
+    def head_norm(self, y: Float[Array, "B L H d"]) -> Float[Array, "B L H d"]:
+        scale = self.param("head_scale", nn.initializers.ones, y.shape[-1:], jnp.float32)
+        y = y.astype(jnp.float32)
+        return y * scale / jnp.sqrt(jnp.square(y).mean(-1, keepdims=True) + 1e-5)
+
+
+class FeedForward(nn.Module):
+    """Two affine layers with an exact gelu between them."""
+
+    ratio: int
+    drop_rate: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*axes D"]) -> Float[Array, "*axes D"]:
+        width = x.shape[-1]
+        h = nn.gelu(dense(self.ratio * width, self.dtype, "in")(x), approximate=False)
+        return dense(width, self.dtype, "out")(Dropout(self.drop_rate)(h))
+
+
+class DifferentialLayer(nn.Module):
+    """Pre-norm Transformer layer: x + attention(LN x), then x + feed-forward(LN x)."""
+
+    heads: int
+    variant: str
+    causal: bool
+    ratio: int
+    drop_rate: float
+    attention_drop_rate: float
+    depth: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, segment: Array, position: Array) -> Array:
+        drop = Dropout(self.drop_rate)
+        attention = DifferentialAttention(
+            self.heads, self.variant, self.causal, self.attention_drop_rate, self.depth, self.dtype,
+            name="attention",
+        )  # fmt: skip
+        x = x + drop(attention(LayerNorm(name="attention_norm")(x), segment, position))
+        feed_forward = FeedForward(self.ratio, self.drop_rate, self.dtype, name="feed_forward")
+        return x + drop(feed_forward(LayerNorm(name="feed_forward_norm")(x)))
+
+
+class Delta(nn.Module):
+    """x + scale sigmoid(gate(x)) LN(conv(x)): how a feature changes from utterance to utterance.
+
+    A depthwise convolution over three utterances of the same conversation: before, now and after,
+    or the last three if causal.
+    """
+
+    causal: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B L D"], segment: Int[Array, "B L"]
+    ) -> Float[Array, "B L D"]:
+        width, length = x.shape[-1], x.shape[1]
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, width), jnp.float32)
+        scale = self.param("scale", nn.initializers.constant(0.1), (), jnp.float32)
+        before, after = (2, 0) if self.causal else (1, 1)
+        padded = jnp.pad(x, ((0, 0), (before, after), (0, 0)))
+        labels = jnp.pad(segment, ((0, 0), (before, after)))
+        change = jnp.zeros_like(x)
+        for tap in range(3):
+            mine = labels[:, tap : tap + length] == segment
+            shifted = jnp.where(mine[..., None], padded[:, tap : tap + length], 0)
+            change += shifted * kernel[tap].astype(self.dtype)
+        gate = nn.sigmoid(dense(width, self.dtype, "gate")(x))
+        return x + scale.astype(self.dtype) * gate * LayerNorm(name="norm")(change)

@@ -1,0 +1,82 @@
+"""Text-guided diffusion of audiovisual information into the text stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from emojax.nn.attention import rotate
+from emojax.nn.layers import Dropout, LayerNorm, dense
+from emojax.ops.diff_attention.reference import masked_softmax
+from emojax.ops.diffusion import diffuse
+from emojax.ops.masks import visible
+
+
+class TextGuidedDiffusion(nn.Module):
+    """text + gate(text, z_K) z_K, with z_K audio and video diffused along text's own attention.
+
+    z_0 is a gated mix of the audio and video that are present; T is the text's self-attention,
+    each row over the conversation's utterances whose text is present, and itself.
+    """
+
+    heads: int
+    steps: int
+    causal: bool
+    drop_rate: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self,
+        streams: Float[Array, "B L M D"],
+        present: Bool[Array, "B L M"],
+        segment: Int[Array, "B L"],
+        position: Int[Array, "B L"],
+    ) -> Float[Array, "B L D"]:
+        width = streams.shape[-1]
+        text = LayerNorm(name="text_norm")(streams[:, :, 0])
+        others = LayerNorm(name="other_norm")(streams[:, :, 1:])
+
+        score = dense(1, jnp.float32, "mix")(
+            jnp.concatenate([others, jnp.broadcast_to(text[:, :, None], others.shape)], -1)
+        )[..., 0]
+        mix = masked_softmax(score, present[:, :, 1:])[..., None].astype(self.dtype)
+        source = (mix * dense(width, self.dtype, "value")(others)).sum(2)
+
+        z = rearrange(source, "b l (h d) -> b l h d", h=self.heads)
+        if self.steps > 0:
+            restart = nn.sigmoid(
+                self.param("restart", nn.initializers.zeros, (self.heads,), jnp.float32)
+            )
+            z = diffuse(self.transition(text, present, segment, position), z, restart, self.steps)
+        z = dense(width, self.dtype, "out")(rearrange(z, "b l h d -> b l (h d)"))
+        gate = nn.sigmoid(dense(width, self.dtype, "gate")(jnp.concatenate([text, z], -1)))
+        return streams[:, :, 0] + Dropout(self.drop_rate)(gate * z)
+
+    def transition(
+        self, text: Array, present: Array, segment: Array, position: Array
+    ) -> Float[Array, "B H L L"]:
+        width = text.shape[-1]
+        q, k = (
+            rotate(
+                rearrange(dense(width, self.dtype, n)(text), "b l (h d) -> b l h d", h=self.heads),
+                position,
+            )
+            for n in ("query", "key")
+        )
+        itself = jnp.eye(text.shape[1], dtype=bool)
+        mask = visible(segment, causal=self.causal) & (present[:, None, :, 0] | itself)
+
+        @jax.checkpoint
+        def attend(q: Array, k: Array) -> Array:
+            scores = jnp.einsum("bihd,bjhd->bhij", q, k, preferred_element_type=jnp.float32)
+            scores *= q.shape[-1] ** -0.5
+            return masked_softmax(scores, mask[:, None]).astype(self.dtype)
+
+        return attend(q, k)

@@ -1,0 +1,97 @@
+"""Small layers that every model shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from emojax.ops.random import dropout
+from emojax.types import MODALITIES
+
+
+class Dropout(nn.Module):
+    """Inverted dropout from the `dropout` stream; the identity without that stream.
+
+    Whether a model trains is thereby said once, by the keys its caller passes, and not again by a
+    flag through every layer.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        if self.rate == 0.0 or not self.has_rng("dropout"):
+            return x
+        return dropout(x, self.rate, self.make_rng("dropout"))
+
+
+def dropout_key(module: nn.Module, rate: float) -> Array | None:
+    """A key for an operator that drops inside itself, or None where nothing is to be dropped."""
+    return module.make_rng("dropout") if rate > 0 and module.has_rng("dropout") else None
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation in fp32 over the last axis, back in the dtype it came in."""
+
+    epsilon: float = 1e-5
+    shape: tuple[int, ...] = ()
+    """Leading axes of the parameters, for several norms at once; the last axis is added."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*axes D"]) -> Float[Array, "*axes D"]:
+        shape = (*self.shape, x.shape[-1])
+        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        y = x.astype(jnp.float32)
+        y = y - y.mean(-1, keepdims=True)
+        y = y * jnp.reciprocal(jnp.sqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon))
+        return (y * scale + bias).astype(x.dtype)
+
+
+class Standardise(nn.Module):
+    """(x - mean) / deviation with the statistics of the training split, carried by the model.
+
+    They live in the collection `statistics`, so that a checkpoint or an export reads raw features
+    and nobody can pair a model with another corpus's normalisation. After `init` it is the
+    identity.
+    """
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L D_m"]) -> Float[Array, "B L D_m"]:
+        width = x.shape[-1:]
+        mean = self.variable("statistics", "mean", jnp.zeros, width, jnp.float32)
+        deviation = self.variable("statistics", "deviation", jnp.ones, width, jnp.float32)
+        return (x.astype(jnp.float32) - mean.value) / deviation.value
+
+
+def dense(features: int, dtype: Any, name: str | None = None, **options: Any) -> nn.Dense:
+    """An affine layer computed in `dtype` from fp32 parameters."""
+    return nn.Dense(features, dtype=dtype, param_dtype=jnp.float32, name=name, **options)
+
+
+def statistics(
+    mean: Mapping[str, np.ndarray], deviation: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, np.ndarray]]:
+    """The collection `statistics` of a model from f32[D_m] arrays by modality."""
+    return {
+        f"{modality}_standardise": {
+            "mean": np.asarray(mean[modality], np.float32),
+            "deviation": np.asarray(deviation[modality], np.float32),
+        }
+        for modality in MODALITIES
+    }
+
+
+def identity_statistics(widths: Sequence[int]) -> dict[str, dict[str, np.ndarray]]:
+    """Statistics that leave features as they are."""
+    sizes = dict(zip(MODALITIES, widths, strict=True))
+    return statistics(
+        {m: np.zeros(width) for m, width in sizes.items()},
+        {m: np.ones(width) for m, width in sizes.items()},
+    )

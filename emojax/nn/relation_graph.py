@@ -1,0 +1,56 @@
+"""Relation-graph layer over utterance x modality nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from einops import rearrange
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from emojax.nn.attention import FeedForward
+from emojax.nn.layers import Dropout, LayerNorm, dense, dropout_key
+from emojax.ops.masks import RELATIONS
+from emojax.ops.relation_attention import relation_attention
+
+
+class RelationGraphLayer(nn.Module):
+    """Pre-norm layer whose attention runs along typed edges, weights shared by the modalities.
+
+    Modality-specific subgraphs (own past and future, others' past and future, itself) and
+    cross-modality subgraphs differ in the trainable embedding of their relation: for each ordered
+    pair of modalities and relation code a vector with one entry a head.
+    """
+
+    heads: int
+    cross_modal: str
+    ratio: int
+    drop_rate: float
+    attention_drop_rate: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B L M D"],
+        codes: Int[Array, "B L L"],
+        present: Bool[Array, "B L M"],
+    ) -> Float[Array, "B L M D"]:
+        modalities, width = x.shape[2:]
+        drop = Dropout(self.drop_rate)
+        relation = self.param(
+            "relation_embedding", nn.initializers.normal(0.02),
+            (self.heads, modalities, modalities, RELATIONS), jnp.float32,
+        )  # fmt: skip
+        qkv = dense(3 * width, self.dtype, "qkv")(LayerNorm(name="attention_norm")(x))
+        q, k, v = rearrange(qkv, "b l m (n h d) -> n b l m h d", n=3, h=self.heads)
+        y = relation_attention(
+            q, k, v, relation, codes, present, cross_modal=self.cross_modal,
+            drop_rate=self.attention_drop_rate, key=dropout_key(self, self.attention_drop_rate),
+        )  # fmt: skip
+        y = dense(width, self.dtype, "out")(rearrange(y, "b l m h d -> b l m (h d)"))
+        x = x + drop(y)
+        feed_forward = FeedForward(self.ratio, self.drop_rate, self.dtype, name="feed_forward")
+        return x + drop(feed_forward(LayerNorm(name="feed_forward_norm")(x)))

@@ -1,0 +1,27 @@
+"""Losses over utterances, padding and unlabelled ones left out."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int
+
+
+def cross_entropy(
+    logits: Float[Array, "*axes C"],
+    label: Int[Array, "*axes"],
+    class_weight: Float[Array, " C"] | None = None,
+    smoothing: float = 0.0,
+) -> Float[Array, ""]:
+    """Weighted mean of -log p[label] in nats over the labelled utterances; 0 if there are none.
+
+    Sum of w[y] (-log p[y]) over sum of w[y], with w = 1 without class weights: an utterance's
+    weight is its label's. Smoothing mixes the label with the uniform distribution.
+    """
+    classes = logits.shape[-1]
+    target = jax.nn.one_hot(label, classes)  # a row of zeros where label is UNLABELLED
+    weight = target.sum(-1) if class_weight is None else target @ class_weight
+    target = (1 - smoothing) * target + smoothing / classes
+    loss = -(target * jax.nn.log_softmax(logits.astype(jnp.float32))).sum(-1)
+    return (weight * loss).sum() / jnp.maximum(weight.sum(), jnp.finfo(jnp.float32).tiny)

@@ -1,0 +1,39 @@
+"""Dropout whose random bits cost next to nothing."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def _mix(x: Array) -> Array:
+    """A bijection of u32 in which every input bit flips every output bit with chance about 1/2.
+
+    Shifts and multipliers are the published `lowbias32` of C. Wellons' hash-prospector.
+    """
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
+    """bool[shape], each True with probability 1 - `rate`, reproducible from `key`.
+
+    The bit of an element is a hash of its index and the key, so the mask is computed where it is
+    used, forward and backward, and never stored or drawn in advance. The cryptographic generator
+    of `jax.random` makes the key; behind it, on CPU, it would cost more than the layers it serves.
+    """
+    words = jax.random.key_data(key).ravel()
+    index = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
+    bits = _mix(_mix(index ^ words[0]) + words[-1])
+    return bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+
+
+def dropout(x: Array, rate: float, key: Array | None) -> Array:
+    """Inverted dropout; the identity without a key or a rate."""
+    if key is None or rate == 0.0:
+        return x
+    return jnp.where(keep_mask(key, rate, x.shape), x / jnp.asarray(1 - rate, x.dtype), 0)

@@ -1,0 +1,189 @@
+"""From a trained run to its report: the one place that reads the test split."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import numpy as np
+
+from emojax import __version__
+from emojax.config import digest, to_dict
+from emojax.data.packing import BatchPlan
+from emojax.data.pipeline import collate
+from emojax.data.splits import content_hash
+from emojax.errors import CheckpointError, DataError
+from emojax.evaluate.files import write_atomically
+from emojax.evaluate.metrics import score
+from emojax.evaluate.predict import make_predict, predict_split
+from emojax.train.checkpoint import Checkpoints
+from emojax.train.run import BEST, Run, open_run
+from emojax.types import Batch, Prediction, Signature
+
+
+def best_variables(
+    folder: Path, model: nn.Module, signature: Signature
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Variables of the epoch that validation chose, and that epoch's record.
+
+    Args:
+      folder: of the run; its corpus is not needed.
+      model, signature: as the run built them.
+
+    Raises:
+      CheckpointError: the run has no complete checkpoint, or only damaged ones.
+    """
+    best = folder / BEST
+    if not best.is_dir():
+        raise CheckpointError(f"{folder}: nothing was trained to the end of an epoch yet")
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here),
+        dict(jax.eval_shape(model.init, jax.random.key(0), _smallest_batch(signature))),
+    )
+    with contextlib.closing(Checkpoints(best, keep=None)) as series:
+        found = series.restore(like)
+    if found is None:
+        raise CheckpointError(f"{folder}: nothing was trained to the end of an epoch yet")
+    _, variables, notes = found
+    return variables, notes["record"]
+
+
+def _smallest_batch(signature: Signature) -> Batch:
+    """One utterance of zeros: shapes of variables depend on the signature alone."""
+    return collate(BatchPlan(1, ((),)), (), signature.widths)
+
+
+def evaluate_run(folder: Path, *, test: bool = True) -> dict[str, Path]:
+    """Write the report of a run under `folder/report`; returns the paths of its files.
+
+    The variables are those of the epoch that validation chose; only then is the test split read,
+    and how often it was read is counted in `test_reads.json` and said in the report.
+
+    Raises:
+      CheckpointError: nothing was trained yet.
+      DataError: the corpus is damaged or not the one trained on.
+    """
+    from emojax.evaluate.report import Report, write_report
+
+    run = open_run(folder)
+    variables, record = best_variables(folder, run.model, run.corpus.signature)
+    predict = make_predict(run.model)
+    validation = predict_split(predict, variables, run.batches("validation"))
+    splits = {"validation": validation}
+    if test and len(run.corpus.ids("test")):
+        _count_read(folder, digest(run.config))
+        splits["test"] = predict_split(predict, variables, run.batches("test"))
+    with contextlib.closing(Checkpoints(run.last, keep=None)) as series:
+        progress = series.notes() or {}
+    counts = run.fit(run.batches("train")).label_counts
+    metric = run.config.train.select
+    report = Report(
+        name=f"{run.config.model.name} on {run.corpus.signature.name}",
+        labels=run.corpus.signature.labels,
+        speakers=run.corpus.signature.speakers,
+        validation=validation,
+        test=splits.get("test"),
+        history=[_from_one(each) for each in progress.get("history", [])],
+        selection={
+            "rule": "the last epoch, whatever validation says"
+            if run.config.train.select_last
+            else f"the epoch with the best validation {metric}; of equals the earliest",
+            "metric": metric, "epoch": _from_one(record)["epoch"], "step": record["step"],
+            "value": record["validation"][metric],
+        },
+        provenance=_provenance(run, variables, progress),
+        reference=reference(run, splits.get("test"), int(counts.argmax())),
+        skipped=[str(error) for error in run.corpus.skipped],
+        majority_label=int(counts.argmax()),
+    )  # fmt: skip
+    return write_report(folder / "report", report)
+
+
+def _provenance(run: Run, variables: Any, progress: Mapping[str, Any]) -> dict[str, Any]:
+    reads = _reads(run.folder)
+    return {
+        "seed": run.config.train.seed,
+        "config": to_dict(run.config),
+        "config_hash": digest(run.config),
+        "split_rule": run.corpus.split_rule,
+        "split_hashes": {split: dict(known) for split, known in run.corpus.hashes.items()},
+        "corpus": run.corpus.layout,
+        "versions": {
+            "emojax": __version__, "python": platform.python_version(), "jax": jax.__version__,
+            "flax": flax.__version__, "numpy": np.__version__,
+        },
+        "devices": [device.device_kind for device in jax.devices()],
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
+        "wall_seconds": progress.get("seconds"),
+        "peak_memory_mib": progress.get("peak_memory"),
+        "test_reads": len(reads),
+    }  # fmt: skip
+
+
+def _from_one(record: Mapping[str, Any]) -> dict[str, Any]:
+    """An epoch's record as reports want it: counted from 1, with the loss that plots compare."""
+    validation = record["validation"]
+    return {
+        **record,
+        "epoch": record["epoch"] + 1,
+        "validation": {**validation, "loss": validation["nll"]},
+    }
+
+
+def _reads(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "test_reads.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read: {error}", file=path) from error
+    if not isinstance(found, list):
+        raise DataError("not the list of test readings that emojax writes", file=path)
+    return found
+
+
+def _count_read(folder: Path, config: str) -> None:
+    """Counted before it happens, so that a report cut short does not hide a reading."""
+    entry = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "config_hash": config}
+    write_atomically(
+        folder / "test_reads.json", json.dumps([*_reads(folder), entry], indent=1) + "\n"
+    )
+
+
+def reference(run: Run, test: Sequence[Prediction] | None, majority: int) -> dict[str, Any] | None:
+    """How much of the possible was reached, where it is known what is possible.
+
+    That is so for the embedded corpus alone. Other simulated corpora come from another process,
+    and a simulator that has changed since they were drawn is another process too, so the test
+    conversations themselves are compared.
+    """
+    if run.corpus.signature.name != "simulated" or test is None:
+        return None
+    from emojax.data.posterior import ceiling
+    from emojax.data.simulator import DEFAULT, simulate
+
+    # Each split has its own random stream, so there is no need to draw the others.
+    drawn = simulate(dataclasses.replace(DEFAULT, train=0, validation=0))["test"]
+    if content_hash(drawn) != run.corpus.hashes["test"]["content"]:
+        return None
+    bayes = ceiling(drawn, DEFAULT)["bayes_accuracy"]
+    labels = np.concatenate([c.label for c in drawn])
+    floor = float((labels == majority).mean())
+    accuracy = score(test, len(run.corpus.signature.labels)).accuracy
+    return {
+        "bayes_accuracy": bayes,
+        "majority_accuracy": floor,
+        "reached": (accuracy - floor) / (bayes - floor),
+        "text": "Simulated conversations have a known ceiling, their exact posterior.",
+    }

@@ -1,0 +1,289 @@
+"""The training loop: epochs of steps, validation, selection, checkpoints, interruption."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from emojax.config import TrainConfig
+from emojax.data.pipeline import Batches, PackedBatch
+from emojax.errors import NonFiniteError
+from emojax.evaluate.metrics import score
+from emojax.evaluate.predict import make_predict, predict_split
+from emojax.train.checkpoint import Checkpoints
+from emojax.train.log import MetricLog, Watch
+from emojax.train.objective import class_weights
+from emojax.train.optimiser import build_optimiser, build_schedule
+from emojax.train.run import Run
+from emojax.train.step import NEVER, TrainState, create_state, make_train_step
+
+IN_FLIGHT = 2
+"""Steps whose metrics are not asked for yet: the host stays ahead of the device."""
+
+
+class Interrupted(Exception):  # noqa: N818, nothing went wrong
+    """SIGTERM arrived, and the run was saved."""
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a run knows of itself besides its arrays; saved as the notes of a checkpoint.
+
+    Attributes:
+      iterator: position in the data.
+      history: a record for every finished epoch.
+      best: the record that validation prefers so far, or None.
+      loss_sum, loss_count: of the epoch under way.
+      seconds: wall time of all sittings.
+      peak_memory: largest resident size of a sitting, MiB.
+      log_size: bytes of the metrics log.
+    """
+
+    iterator: dict[str, Any]
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    best: dict[str, Any] | None = None
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    seconds: float = 0.0
+    peak_memory: float = 0.0
+    log_size: int = 0
+
+
+def better(config: TrainConfig, value: float, than: float) -> bool:
+    """Whether a validation score beats another; of equals the earlier epoch stays."""
+    return value < than if config.select == "nll" else value > than
+
+
+def train(run: Run, console: Console, *, quiet: bool = False) -> Progress:
+    """Train from the newest checkpoint, or from nothing, to the end of the last epoch.
+
+    Raises:
+      NonFiniteError: a loss, gradient or validation score was not finite. The last good checkpoint
+        is left.
+      CheckpointError: a checkpoint or the log cannot be written, or all checkpoints are damaged.
+      Interrupted: SIGTERM arrived; everything was saved.
+    """
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        sigterm = stack.enter_context(_Sigterm())
+        config = run.config.train
+        training = run.batches("train", shuffle=True)
+        statistics = run.fit(training)
+        epoch_steps = [len(training.plan(epoch)) for epoch in range(config.epochs)]
+        schedule = build_schedule(config, epoch_steps)
+        optimiser = build_optimiser(config, schedule)
+        step_function = make_train_step(
+            run.model, optimiser, config, schedule, class_weights(config, statistics.label_counts)
+        )
+        iterator = iter(training.prefetched())
+        stack.callback(iterator.close)
+        progress = Progress(iterator=iterator.get_state())
+
+        first = next(training.one_epoch())
+        state = create_state(run.model, optimiser, config, first.batch, run.collection(statistics))
+        last, best = Checkpoints(run.last, keep=2), Checkpoints(run.best, keep=1)
+        stack.callback(last.close)
+        stack.callback(best.close)
+        restored = last.restore(state)
+        if restored is not None:
+            _, state, notes = restored
+            progress = Progress(**notes)
+            iterator.set_state(progress.iterator)
+
+        log = MetricLog(run.folder)
+        stack.callback(log.close)
+        log.rewind(progress.log_size, int(state.step))
+        watch = Watch(
+            console, epochs=config.epochs, steps=sum(epoch_steps), done=int(state.step), quiet=quiet
+        )
+        stack.callback(watch.close)
+        loop = _Loop(
+            run, step_function, run.batches("validation"), iterator, progress, last, best, log,
+            watch, sigterm, started,
+        )  # fmt: skip
+        loop.run(state)
+        last.wait()
+    return progress
+
+
+class _Loop:
+    """The loop's moving parts, so that its methods read as sentences."""
+
+    def __init__(
+        self, run: Run, step_function: Callable, validation: Batches, iterator: Any,
+        progress: Progress, last: Checkpoints, best: Checkpoints, log: MetricLog, watch: Watch,
+        sigterm: _Sigterm, started: float,
+    ):  # fmt: skip
+        self.run_, self.config = run, run.config.train
+        self.step_function, self.iterator, self.validation = step_function, iterator, validation
+        self.predict = make_predict(run.model, explain=False)
+        self.progress, self.last, self.best = progress, last, best
+        self.log, self.watch, self.sigterm = log, watch, sigterm
+        self.ids = run.corpus.ids("train")
+        self.in_flight: collections.deque[tuple[int, PackedBatch, Any]] = collections.deque()
+        self.earlier, self.started = progress.seconds, started
+
+    def run(self, state: TrainState) -> TrainState:
+        epoch_started, conversations = time.monotonic(), 0
+        step = int(state.step)
+        while not self.finished():
+            if self.sigterm.arrived:
+                self.save(state, step)
+                self.last.wait()
+                raise Interrupted(f"stopped at step {step}; resume with --resume")
+            packed = next(self.iterator)
+            batch = jax.device_put(packed.batch)
+            # Anything that is copied between host and device unasked is a bug.
+            with jax.transfer_guard("disallow"):
+                state, metrics = self.step_function(state, batch)
+            self.in_flight.append((step, packed, metrics))
+            step += 1
+            conversations += sum(map(len, packed.rows))
+            if len(self.in_flight) > IN_FLIGHT:
+                self.account(state, conversations / (time.monotonic() - epoch_started))
+            if packed.last:
+                self.drain(state)
+                seconds = time.monotonic() - epoch_started
+                self.end_epoch(state, packed.epoch, step, seconds, conversations)
+                epoch_started, conversations = time.monotonic(), 0
+                self.save(state, step)
+            elif self.config.checkpoint_every and step % self.config.checkpoint_every == 0:
+                self.save(state, step)
+        return state
+
+    def finished(self) -> bool:
+        done = len(self.progress.history)
+        if done >= self.config.epochs:
+            return True
+        best, patience = self.progress.best, self.config.patience
+        return bool(patience and best and done - 1 - best["epoch"] >= patience)
+
+    def account(self, state: TrainState, rate: float = 0.0) -> None:
+        """Read the metrics of the oldest step in flight."""
+        step, packed, metrics = self.in_flight.popleft()
+        values = jax.device_get(metrics)
+        if values["halted"] != NEVER:
+            self.stop(packed, step, values)
+        loss = float(values["loss"])
+        self.progress.loss_sum += loss
+        self.progress.loss_count += 1
+        self.log.write(
+            step, {
+                "epoch": packed.epoch, "loss": loss,
+                "gradient_norm": float(values["gradient_norm"]),
+                "learning_rate": float(values["learning_rate"]),
+            },
+        )  # fmt: skip
+        self.watch.step(packed.epoch, loss, rate)
+
+    def drain(self, state: TrainState) -> None:
+        while self.in_flight:
+            self.account(state)
+
+    def stop(self, packed: PackedBatch, step: int, values: Any) -> NoReturn:
+        """The state is that of before the bad step: later steps left it alone."""
+        names = [self.ids[index] for row in packed.rows for index in row]
+        self.halt(
+            step, packed.epoch, names,
+            f"the loss ({values['loss']}) or the gradient norm ({values['gradient_norm']}) is not "
+            "finite. Conversations of the batch",
+        )  # fmt: skip
+
+    def halt(self, step: int, epoch: int, names: list[str], problem: str) -> NoReturn:
+        self.log.write(step, {"epoch": epoch, "not_finite": names})
+        self.log.flush()
+        self.last.wait()
+        kept = self.last.steps()
+        left = f"The last good checkpoint is that of step {kept[-1]}" if kept else (
+            "There is no checkpoint yet"
+        )  # fmt: skip
+        raise NonFiniteError(
+            f"step {step} (epoch {epoch + 1}): {problem}: {', '.join(names)}. {left}. A lower "
+            "train.learning_rate or a train.clip_norm may help"
+        )
+
+    def end_epoch(
+        self, state: TrainState, epoch: int, step: int, seconds: float, conversations: int
+    ) -> None:
+        progress = self.progress
+        predictions = predict_split(self.predict, state.variables(), self.validation)
+        bad = [each.id for each in predictions if not np.isfinite(each.probability).all()]
+        if bad:
+            self.halt(step, epoch, bad, "validation probabilities are not finite. Conversations")
+        scores = score(predictions, len(self.run_.corpus.signature.labels))
+        record: dict[str, Any] = {
+            "epoch": epoch,
+            "step": step,
+            "train_loss": progress.loss_sum / max(progress.loss_count, 1),
+            "validation": {
+                "accuracy": scores.accuracy, "weighted_f1": scores.weighted_f1,
+                "macro_f1": scores.macro_f1, "nll": scores.nll, "ece": scores.ece,
+            },
+            "seconds": seconds,
+            "conversations_per_second": conversations / seconds,
+        }  # fmt: skip
+        value = record["validation"][self.config.select]
+        is_best = (
+            progress.best is None
+            or self.config.select_last
+            or better(self.config, value, progress.best["validation"][self.config.select])
+        )
+        progress.history.append(record)
+        progress.loss_sum, progress.loss_count = 0.0, 0
+        if is_best:
+            progress.best = record
+            self.best.save(step, state.variables(), {"record": record})
+        self.log.write(step, {k: v for k, v in record.items() if k != "step"})
+        self.watch.epoch(record, self.config.select, is_best)
+
+    def save(self, state: TrainState, step: int) -> None:
+        self.drain(state)
+        progress = self.progress
+        progress.iterator = self.iterator.get_state()
+        progress.log_size = self.log.flush()
+        progress.seconds = self.earlier + time.monotonic() - self.started
+        progress.peak_memory = max(progress.peak_memory, _peak_memory())
+        # Notes that name a best epoch must not be on disk before that epoch is.
+        self.best.wait()
+        self.last.save(step, state, dataclasses.asdict(progress))
+
+
+def _peak_memory() -> float:
+    """Largest resident size of this process so far, MiB (Linux counts KiB, macOS bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+class _Sigterm:
+    """Notes SIGTERM while inside instead of dying; the handler that was there returns afterwards.
+
+    Attributes:
+      arrived: whether it came.
+    """
+
+    arrived = False
+
+    def __enter__(self) -> _Sigterm:
+        try:
+            self._before: Any = signal.signal(signal.SIGTERM, self._note)
+        except ValueError:  # not the main thread, which alone may handle signals
+            self._before = None
+        return self
+
+    def _note(self, *_: object) -> None:
+        self.arrived = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)

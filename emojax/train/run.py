@@ -1,0 +1,172 @@
+"""A run: one folder with its config, its log, its checkpoints, and how to open it again.
+
+run.json          config, corpus and versions, written once
+metrics.jsonl     a line for every step and every epoch
+tensorboard/      the same as TensorBoard scalars
+checkpoints/last  what resuming needs; the newest two
+checkpoints/best  the variables of the epoch that validation chose
+report/           what `emojax evaluate` writes
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from emojax import __version__
+from emojax.config import Config, DataConfig, from_dict, to_dict
+from emojax.data.packing import plan_epoch
+from emojax.data.pipeline import Batches, Statistics, fit_statistics
+from emojax.data.prepare import PreparedCorpus, open_prepared, prepare
+from emojax.data.readers import SPLITS
+from emojax.errors import CheckpointError, ConfigError, DataError
+from emojax.models.registry import build
+from emojax.nn.layers import identity_statistics, statistics
+from emojax.types import Signature
+
+LAST, BEST = Path("checkpoints/last"), Path("checkpoints/best")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A run whose corpus is open and whose model is built.
+
+    Attributes:
+      folder: where it lives.
+      config: as it was started.
+      corpus: its conversations.
+      model: the Flax module, a pure function of variables and batch.
+    """
+
+    folder: Path
+    config: Config
+    corpus: PreparedCorpus
+    model: nn.Module
+
+    @property
+    def last(self) -> Path:
+        return self.folder / LAST
+
+    @property
+    def best(self) -> Path:
+        return self.folder / BEST
+
+    def batches(self, split: str, *, shuffle: bool = False) -> Batches:
+        """A split in batches, shuffled anew each epoch or in order."""
+        return Batches(
+            self.corpus.split(split), self.corpus.lengths(split), self.corpus.signature.widths,
+            self.config.data, seed=self.config.train.seed if shuffle else None,
+        )  # fmt: skip
+
+    def fit(self, training: Batches) -> Statistics:
+        """Statistics of the training split; raises `DataError` if it has no label."""
+        signature = self.corpus.signature
+        found = fit_statistics(training.records, signature.widths, len(signature.labels))
+        if found.label_counts.sum() == 0:
+            raise DataError("no utterance of the training split is labelled", file=self.corpus.path)
+        return found
+
+    def collection(self, found: Statistics) -> dict[str, Any]:
+        """The model's collection `statistics`: fitted, or the identity if the config says so."""
+        if self.config.data.standardise:
+            return statistics(found.mean, found.deviation)
+        return identity_statistics(self.corpus.signature.widths)
+
+
+def create_run(folder: Path, config: Config) -> Run:
+    """Prepare the corpus, build the model and write `run.json`.
+
+    Raises:
+      ConfigError: the folder holds a run already, or the config cannot be used.
+      DataError: the corpus cannot be used.
+    """
+    if (folder / "run.json").exists():
+        raise ConfigError(f"{folder} holds a run already. Resume it (--resume) or choose another")
+    data = config.data
+    source = Path(data.source).expanduser()
+    if (source / "dataset_info.json").is_file():
+        corpus = open_prepared(source)
+    else:
+        corpus = prepare(
+            data.source, data.data_dir, skip_bad=data.skip_bad, split_rule=data.split_rule,
+            validation_fraction=data.validation_fraction,
+        )  # fmt: skip
+    for split in ("train", "validation"):
+        if len(corpus.ids(split)) == 0:
+            raise DataError(f"the {split} split is empty", file=corpus.path)
+    for split in SPLITS:
+        if corpus.ids(split):  # there may be no test split
+            _check_lengths(corpus, split, data)
+    run = Run(folder, config, corpus, build(config.model, corpus.signature))
+    content = {
+        "config": to_dict(config),
+        "corpus": {
+            "path": str(corpus.path),
+            "hashes": {split: dict(known) for split, known in corpus.hashes.items()},
+        },
+        "signature": dataclasses.asdict(corpus.signature),
+        "versions": {"emojax": __version__, "jax": jax.__version__},
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / ".run.json"
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(folder / "run.json")
+    except OSError as error:
+        raise CheckpointError(f"{folder}: the run cannot be written here: {error}") from error
+    return run
+
+
+def _check_lengths(corpus: PreparedCorpus, split: str, config: DataConfig) -> None:
+    """A plan made for nothing, so that what cannot be batched is known before the run exists."""
+    lengths = corpus.lengths(split)
+    try:
+        plan_epoch(lengths, config)
+    except DataError as error:
+        longest = corpus.ids(split)[int(lengths.argmax())]
+        raise DataError(
+            error.problem, file=corpus.path, conversation=longest, fix=error.fix
+        ) from error
+
+
+def read_run(folder: Path) -> tuple[Config, Signature, dict[str, Any]]:
+    """Config, signature and corpus entry of `run.json`.
+
+    Raises:
+      CheckpointError: there is no run in the folder, or its `run.json` cannot be read.
+    """
+    path = folder / "run.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        known = content["signature"]
+        signature = Signature(
+            known["name"], tuple(known["labels"]), tuple(known["speakers"]), tuple(known["widths"])
+        )
+        return from_dict(content["config"]), signature, content["corpus"]
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder}: there is no run here (no run.json)") from error
+    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+
+
+def open_run(folder: Path) -> Run:
+    """Open a run on the very corpus that it was started on.
+
+    Raises:
+      CheckpointError: there is no run in the folder.
+      DataError: its corpus is gone or has changed.
+    """
+    config, signature, entry = read_run(folder)
+    corpus = open_prepared(entry["path"])
+    hashes = {split: dict(known) for split, known in corpus.hashes.items()}
+    if hashes != entry["hashes"]:
+        raise DataError(
+            "the corpus is not the one this run was started on", file=corpus.path,
+            fix="Prepare the original again, or start a new run",
+        )  # fmt: skip
+    return Run(folder, config, corpus, build(config.model, signature))

@@ -1,0 +1,132 @@
+"""The state of training and the one pure function that advances it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jax import Array
+
+from emojax.config import TrainConfig
+from emojax.train.objective import objective
+from emojax.types import Batch
+
+NEVER = -1
+
+_QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that a step reads and writes.
+
+    Attributes:
+      step: i32, steps taken.
+      params, opt_state: of the model and its optimiser.
+      average: moving average of the parameters, or None.
+      statistics: the model's collection of the training split's statistics; never changes.
+      key: u32[...], data of the key that every step's dropout is folded from.
+      halted: i32, the first step whose loss or gradient was not finite, or `NEVER`. From then on
+        steps change nothing, so the last good state survives until the host looks.
+    """
+
+    step: Array
+    params: Any
+    opt_state: Any
+    average: Any
+    statistics: Any
+    key: Array
+    halted: Array
+
+    def variables(self) -> dict[str, Any]:
+        """What `model.apply` evaluates: the averaged parameters where there are some."""
+        params = self.params if self.average is None else self.average
+        return {"params": params, "statistics": self.statistics}
+
+
+def create_state(
+    model: nn.Module,
+    optimiser: optax.GradientTransformation,
+    config: TrainConfig,
+    batch: Batch,
+    statistics: Any,
+) -> TrainState:
+    """A fresh state; `batch` gives shapes only. Every leaf has a strong dtype."""
+    init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
+
+    def create(key: Array, dropout_key: Array, statistics: Any, batch: Batch) -> TrainState:
+        params = model.init(key, batch)["params"]
+        state = TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=optimiser.init(params),
+            average=jax.tree.map(jnp.copy, params) if config.ema_decay > 0 else None,
+            statistics=statistics,
+            key=jax.random.key_data(dropout_key),
+            halted=jnp.full((), NEVER, jnp.int32),
+        )
+        return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
+
+    # Runs once, so it is compiled in the way that is soonest done.
+    options = _QUICK_COMPILE if jax.default_backend() == "cpu" else None
+    arguments = (init_key, dropout_key, statistics, batch)
+    return jax.jit(create, compiler_options=options)(*arguments)
+
+
+def make_train_step(
+    model: nn.Module,
+    optimiser: optax.GradientTransformation,
+    config: TrainConfig,
+    schedule: optax.Schedule,
+    weights: np.ndarray | None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """The jitted step: (state, batch) -> (state, metrics), the old state's memory reused.
+
+    Metrics are scalars: loss (nats), gradient_norm (before clipping), learning_rate, halted.
+    """
+    class_weight = None if weights is None else jnp.asarray(weights)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+
+        def loss_of(params: Any) -> Array:
+            variables = {"params": params, "statistics": state.statistics}
+            output: Any = model.apply(variables, batch, rngs={"dropout": key})
+            return objective(output, batch.label, config, class_weight)
+
+        loss, gradients = jax.value_and_grad(loss_of)(state.params)
+        norm = optax.tree.norm(gradients)
+        updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = state.average
+        if average is not None:
+            average = optax.incremental_update(params, average, 1 - config.ema_decay)
+
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        halted = jnp.where((state.halted == NEVER) & ~finite, state.step, state.halted)
+        good = halted == NEVER
+        params, opt_state, average = jax.tree.map(
+            lambda new, old: jnp.where(good, new, old),
+            (params, opt_state, average),
+            (state.params, state.opt_state, state.average),
+        )
+        metrics = {
+            "loss": loss,
+            "gradient_norm": norm,
+            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            "halted": halted,
+        }
+        state = dataclasses.replace(
+            state, step=state.step + good, params=params, opt_state=opt_state, average=average,
+            halted=halted,
+        )  # fmt: skip
+        return state, metrics
+
+    return jax.jit(train_step, donate_argnums=0)

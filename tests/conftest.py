@@ -1,0 +1,33 @@
+"""Shared by all tests: one device, a compilation cache, array annotations checked as they run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests compile hundreds of programs that run for a millisecond each.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+CACHE = Path(__file__).parent.parent / ".cache" / "jax"
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+# Shape annotations of these rooms are verified on every call, here and nowhere else.
+install_import_hook(["emojax.ops", "emojax.nn", "emojax.models"], "beartype.beartype").__enter__()
+
+# Only now, so that the modules imported by these fixtures are checked too.
+from tests.tiny_run import authors_run, tiny_run  # noqa: E402, F401
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and fixtures beside the checkout, or a skip."""
+    folder = Path(__file__).parent.parent.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("../shared, with the real data, is not there")
+    return folder
