@@ -30,10 +30,10 @@ KILLS = {
         "kill@old removed",
     ],
     "averaged": [
+        "kill@best named",
         "slow@best named,kill@old removed",
         "kill@step#2",
-        "kill@last inside#2",
-        "kill@best named",
+        "kill@last inside",
     ],
 }
 
