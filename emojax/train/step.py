@@ -103,19 +103,21 @@ def make_train_step(
 
         loss, gradients = jax.value_and_grad(loss_of)(state.params)
         norm = optax.tree.norm(gradients)
-        updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        average = state.average
-        if average is not None:
-            average = optax.incremental_update(params, average, 1 - config.ema_decay)
-
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         halted = jnp.where((state.halted == NEVER) & ~finite, state.step, state.halted)
         good = halted == NEVER
-        params, opt_state, average = jax.tree.map(
-            lambda new, old: jnp.where(good, new, old),
-            (params, opt_state, average),
-            (state.params, state.opt_state, state.average),
+
+        def update(params: Any, opt_state: Any, average: Any) -> tuple[Any, Any, Any]:
+            updates, opt_state = optimiser.update(gradients, opt_state, params)
+            params = optax.apply_updates(params, updates)
+            if average is not None:
+                average = optax.incremental_update(params, average, 1 - config.ema_decay)
+            return params, opt_state, average
+
+        # A branch, not a selection of each array: the update then happens in place, where choosing
+        # between old and new would hold two more copies of the parameters.
+        params, opt_state, average = jax.lax.cond(
+            good, update, lambda *old: old, state.params, state.opt_state, state.average
         )
         metrics = {
             "loss": loss,
