@@ -80,10 +80,11 @@ class DataConfig:
     skip_bad: bool = False
     """Set conversations with bad values aside, listed in the report, instead of stopping."""
     layout: Literal["packed", "padded"] = "packed"
-    """Several conversations in a row, or one conversation a row."""
+    """Several conversations in a row, or one conversation a row, which `redifu_authors` takes to be
+    padded to the longest conversation of the batch."""
     buckets: tuple[int, ...] = (40, 80, 120)
     """Row lengths; a conversation goes to the shortest that holds it. Empty with `padded` means
-    the longest conversation of each batch, as the authors do."""
+    lengths as the batches need them, rounded up a little so that few shapes are compiled."""
     batch_utterances: int = 1024
     """Places for utterances in a packed batch: a bucket of length n has this // n rows."""
     batch_conversations: int = 16

@@ -82,6 +82,8 @@ class Batch:
       label: i32[B, L]; `UNLABELLED` where there is nothing to score.
       capacity: upper bound of the number of real utterances, known when compiling; None is B L.
         Models may skip what lies beyond it.
+      extent: i32[B]; columns of the row that the published model takes for its padded length, the
+        rest being there for the shape alone; None is L.
     """
 
     text: Any
@@ -92,6 +94,7 @@ class Batch:
     segment: Any
     position: Any
     label: Any
+    extent: Any = None
     capacity: int | None = struct.field(pytree_node=False, default=None)
 
 

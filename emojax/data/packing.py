@@ -15,6 +15,7 @@ from emojax.config import DataConfig
 from emojax.errors import DataError
 
 _OWN_BUCKET_STEP = 64
+_PADDED_STEP = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +25,13 @@ class BatchPlan:
     Attributes:
       length: L.
       rows: indices of the conversations of each row, in order.
-      capacity: see `types.Batch`.
+      capacity, extent: see `types.Batch`; all rows of a batch have the same extent.
     """
 
     length: int
     rows: tuple[tuple[int, ...], ...]
     capacity: int | None = None
+    extent: int | None = None
 
 
 def plan_epoch(
@@ -68,7 +70,11 @@ def _bucket(length: int, buckets: Sequence[int]) -> int:
         if length <= bucket:
             return bucket
     # A conversation longer than every bucket: rounded up, so that few shapes are compiled.
-    return -(-length // _OWN_BUCKET_STEP) * _OWN_BUCKET_STEP
+    return _rounded_up(length, _OWN_BUCKET_STEP)
+
+
+def _rounded_up(number: int, step: int) -> int:
+    return -(-number // step) * step
 
 
 def _packed(lengths: np.ndarray, order: np.ndarray, config: DataConfig) -> list[BatchPlan]:
@@ -111,11 +117,11 @@ def _padded(lengths: np.ndarray, order: np.ndarray, config: DataConfig) -> list[
         longest, real = int(lengths[part].max()), int(lengths[part].sum())
         rows: list[tuple[int, ...]] = [(int(index),) for index in part]
         if config.buckets:
-            longest = _bucket(longest, config.buckets)
+            length = _bucket(longest, config.buckets)
             rows += [()] * (count - len(rows))
-            step = -(-count * longest // 8)
         else:
-            step = 64
-        capacity = min(-(-real // step) * step, len(rows) * longest)
-        batches.append(BatchPlan(longest, tuple(rows), capacity))
+            length = _rounded_up(longest, _PADDED_STEP)
+        # Shapes must be few: each is compiled once, which takes longer than many steps.
+        capacity = min(_rounded_up(real, len(rows) * length // 8), len(rows) * length)
+        batches.append(BatchPlan(length, tuple(rows), capacity, longest))
     return batches

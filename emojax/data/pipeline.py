@@ -65,9 +65,10 @@ def collate(plan: BatchPlan, records: Sequence[Conversation], widths: Sequence[i
             segment[row, columns] = number
             position[row, columns] = np.arange(len(conversation))
             start = columns.stop
+    extent = None if plan.extent is None else np.full(len(plan.rows), plan.extent, np.int32)
     return Batch(
         **features, present=present, speaker=speaker, segment=segment, position=position,
-        label=label, capacity=plan.capacity,
+        label=label, extent=extent, capacity=plan.capacity,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 
 from emojax.data.pipeline import Batches
+from emojax.dist.compiler import compiler_options
 from emojax.types import MODALITIES, Batch, Prediction
 
 Predict = Callable[[Any, Batch], tuple[Array, Array]]
@@ -41,7 +42,7 @@ def make_predict(model: nn.Module, *, explain: bool = True) -> Predict:
         falls = ((whole - hidden) * decision).sum(-1)
         return whole, jnp.moveaxis(falls, 0, -1)
 
-    return jax.jit(predict)
+    return jax.jit(predict, compiler_options=compiler_options())
 
 
 def predict_split(

@@ -1,8 +1,10 @@
 """ReDiFu as its authors published it, defects included (arXiv:2603.25752).
 
 This makes results comparable and weights portable; for everything else there is `redifu`. A row is
-one conversation, padded at its end. Predictions depend on that padding: fusion attends to it and
-the rolled keys of the differential attention wrap into it.
+one conversation, padded at its end to the batch's longest. Predictions depend on that padding:
+fusion attends to it and the rolled keys of the differential attention wrap into it. How far it goes
+is therefore a value, `batch.extent`, and not the rows' length, which may be longer so that batches
+share a shape.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 
 from emojax.config import RedifuAuthorsConfig
 from emojax.models.output import Output
-from emojax.nn.layers import Dropout, LayerNorm, Standardise, dense, dropout_key
+from emojax.nn.layers import Dropout, LayerNorm, Standardise, dense, dropout_key, gelu
 from emojax.ops.compact import compact, expand
 from emojax.ops.diff_attention.published import published_attention
 from emojax.ops.graph_attention import relation_gat
@@ -51,6 +53,11 @@ BRANCHES = {
 }
 
 
+def columns_within(extent: Int[Array, " B"], length: int) -> Bool[Array, "B L"]:
+    """Columns that belong to the published model's padded row."""
+    return jnp.arange(length) < extent[:, None]
+
+
 def position_signal(x: Float[Array, "B L D"], rotary: bool) -> Float[Array, "B L D"]:
     """Features turned by, or added to, sines and cosines of the column's index."""
     length, width = x.shape[1:]
@@ -74,7 +81,11 @@ class GATLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B L I"], table: Float[Array, "R E"], edges: Int[Array, "B L L"]
+        self,
+        x: Float[Array, "B L I"],
+        table: Float[Array, "R E"],
+        edges: Int[Array, "B L L"],
+        within: Bool[Array, "B L"],
     ) -> Float[Array, "B L H D"]:
         init = nn.initializers.xavier_uniform()
         kernel = self.param("kernel", init, (x.shape[-1], self.heads * self.width), jnp.float32)
@@ -91,7 +102,7 @@ class GATLayer(nn.Module):
         h = rearrange(x @ kernel.astype(self.dtype), "b l (h d) -> b l h d", h=self.heads)
         y = relation_gat(
             h, source.astype(self.dtype), target.astype(self.dtype), relation @ table.T, edges,
-            drop_rate=self.drop_rate, key=dropout_key(self, self.drop_rate),
+            within, drop_rate=self.drop_rate, key=dropout_key(self, self.drop_rate),
         )  # fmt: skip
         return LayerNorm(1e-5, (self.heads,), name="norm")(y)
 
@@ -102,13 +113,13 @@ class RelationGAT(nn.Module):
     config: RedifuAuthorsConfig
 
     @nn.compact
-    def __call__(self, x: Array, table: Array, edges: Array) -> Array:
+    def __call__(self, x: Array, table: Array, edges: Array, within: Array) -> Array:
         c = self.config
         options = (c.width, c.graph_dropout, jnp.dtype(c.dtype))
-        heads = GATLayer(2, *options, name="heads")(x, table, edges)
-        both = rearrange(nn.gelu(heads, approximate=False), "b l h d -> b l (h d)")
-        y = GATLayer(1, *options, name="out")(both, table, edges)[:, :, 0]
-        y = dense(c.width, jnp.dtype(c.dtype), "project")(nn.gelu(y, approximate=False))
+        heads = GATLayer(2, *options, name="heads")(x, table, edges, within)
+        both = rearrange(gelu(heads), "b l h d -> b l (h d)")
+        y = GATLayer(1, *options, name="out")(both, table, edges, within)[:, :, 0]
+        y = dense(c.width, jnp.dtype(c.dtype), "project")(gelu(y))
         return LayerNorm(1e-5, name="norm")(y + x)
 
 
@@ -119,7 +130,11 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B L D"], speaker: Float[Array, "B L D"], mask: Bool[Array, "B L"]
+        self,
+        x: Float[Array, "B L D"],
+        speaker: Float[Array, "B L D"],
+        mask: Bool[Array, "B L"],
+        extent: Int[Array, " B"],
     ) -> Float[Array, "B L D"]:
         c, branch, width, dtype = self.config, BRANCHES[self.config.branch], x.shape[-1], x.dtype
         drop = Dropout(c.dropout)
@@ -129,7 +144,8 @@ class Encoder(nn.Module):
         taps = self.param("delta_kernel", nn.initializers.lecun_normal(), (3, width), jnp.float32)
         bias = self.param("delta_bias", nn.initializers.zeros, (width,), jnp.float32)
         strength = self.param("delta_scale", nn.initializers.ones, (), jnp.float32)
-        around = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
+        inside = jnp.where(columns_within(extent, x.shape[1])[..., None], x, 0)
+        around = jnp.pad(inside, ((0, 0), (1, 1), (0, 0)))
         change = sum(around[:, i : i + x.shape[1]] * taps[i].astype(dtype) for i in range(3))
         change = LayerNorm(1e-5, name="delta_norm")(change + bias.astype(dtype))
         gate = nn.sigmoid(dense(width, dtype, "delta_gate")(x))
@@ -140,18 +156,18 @@ class Encoder(nn.Module):
         g = nn.sigmoid(dense(1, dtype, "gate_score")(g))
         z = LayerNorm(1e-6, name="pre_norm")(g * d + (1 - g) * p + p)
 
-        z = LayerNorm(1e-6, name="norm1")(z + self.attend(z, mask))
+        z = LayerNorm(1e-6, name="norm1")(z + self.attend(z, mask, extent))
         z = LayerNorm(1e-6, name="norm2")(z + self.feed_forward(z, drop))
         y = p + branch.residual_scale * z
         return nn.sigmoid(dense(width, dtype, "out_gate")(y)) * y
 
-    def attend(self, z: Array, mask: Array) -> Array:
+    def attend(self, z: Array, mask: Array, extent: Array) -> Array:
         c, width = self.config, z.shape[-1]
         q, k, v = rearrange(
             dense(3 * width, z.dtype, "qkv")(z), "b l (n h d) -> n b l h d", n=3, h=c.heads
         )
         y = published_attention(
-            q, k, v, mask, scale=1 / math.sqrt(width),
+            q, k, v, mask, extent, scale=1 / math.sqrt(width),
             drop_rate=c.dropout, key=dropout_key(self, c.dropout),
         )  # fmt: skip
         strength = self.param("lambda", nn.initializers.constant(0.1), (), jnp.float32)
@@ -180,6 +196,7 @@ class Fusion(nn.Module):
         x: Float[Array, "B L D"],
         query: Float[Array, "B L D"],
         others: Sequence[Float[Array, "B L D"]],
+        within: Bool[Array, "B L"],
         real: Callable[[Array], Array],
     ) -> Float[Array, "N D"]:
         c, width, dtype = self.config, x.shape[-1], x.dtype
@@ -188,9 +205,11 @@ class Fusion(nn.Module):
         qkv = self.param("qkv", init, (width, 3 * width), jnp.float32).astype(dtype)
         bias = self.param("out_bias", nn.initializers.zeros, (width,), jnp.float32)
 
-        def attend(q: Array, k: Array, v: Array, _: None) -> Array:
+        def attend(q: Array, k: Array, v: Array, within: Array, _: None) -> Array:
             scores = jnp.einsum("bihd,bjhd->bhij", q, k, preferred_element_type=jnp.float32)
-            weights = jax.nn.softmax(scores / math.sqrt(width / heads), axis=-1).astype(dtype)
+            scores = scores / math.sqrt(width / heads)
+            scores = jnp.where(within[:, None, None, :], scores, -jnp.inf)
+            weights = jax.nn.softmax(scores, axis=-1).astype(dtype)
             return jnp.einsum("bhij,bjhd->bihd", weights, v)
 
         def split(y: Array) -> Array:
@@ -198,7 +217,7 @@ class Fusion(nn.Module):
 
         q = split(query @ qkv[:, :width])
         first, second = (
-            by_row(attend, q, *map(split, jnp.split(other @ qkv[:, width:], 2, axis=-1)))
+            by_row(attend, q, *map(split, jnp.split(other @ qkv[:, width:], 2, axis=-1)), within)
             for other in others
         )
         found = real(rearrange(first + second, "b l h d -> b l (h d)"))
@@ -210,7 +229,7 @@ class Fusion(nn.Module):
         gate = nn.sigmoid(dense(width, dtype, "gate")(jnp.concatenate([x, found], -1)))
         h = gate * x + (1 - gate) * found
         for layer in range(3):
-            h = nn.gelu(dense(4 * width, dtype, f"mlp_{layer}")(h), approximate=False)
+            h = gelu(dense(4 * width, dtype, f"mlp_{layer}")(h))
             h = Dropout(c.dropout)(h)
         return x + dense(width, dtype, "mlp_3")(h)
 
@@ -225,6 +244,9 @@ class RedifuAuthors(nn.Module):
     def __call__(self, batch: Batch) -> Output:
         c, branch, dtype = self.config, BRANCHES[self.config.branch], jnp.dtype(self.config.dtype)
         mask = batch.segment > 0
+        rows, length = mask.shape
+        extent = jnp.full(rows, length) if batch.extent is None else batch.extent
+        within = columns_within(extent, length)
         capacity = mask.size if batch.capacity is None else batch.capacity
 
         x = {}
@@ -251,10 +273,13 @@ class RedifuAuthors(nn.Module):
         codes = relations(batch.speaker, visible(batch.segment, window=c.window))
         same = jnp.where(codes < OTHER_FUTURE, codes, 0)
         cross = jnp.where((codes >= OTHER_FUTURE) | (codes == SELF), codes, 0)
-        text = RelationGAT(c, name="cross_speaker_graph")(x["text"], relation_table, cross)
-        streams = {"text": RelationGAT(c, name="same_speaker_graph")(text, relation_table, same)}
+        text = RelationGAT(c, name="cross_speaker_graph")(x["text"], relation_table, cross, within)
+        text = RelationGAT(c, name="same_speaker_graph")(text, relation_table, same, within)
+        streams = {"text": text}
         for modality in ("audio", "visual"):
-            streams[modality] = Encoder(c, name=f"{modality}_encoder")(x[modality], speaker, mask)
+            streams[modality] = Encoder(c, name=f"{modality}_encoder")(
+                x[modality], speaker, mask, extent
+            )
 
         def real(y: Array) -> Array:
             return compact(y, mask, capacity)
@@ -263,7 +288,7 @@ class RedifuAuthors(nn.Module):
         scores = []
         for modality, stream in streams.items():
             others = [normed[m] for m in MODALITIES if m != modality]
-            y = Fusion(c, name=f"{modality}_fusion")(stream, normed[modality], others, real)
+            y = Fusion(c, name=f"{modality}_fusion")(stream, normed[modality], others, within, real)
             if branch.head_reads_input:
                 y = y + real(stream)
             y = Dropout(c.dropout)(nn.leaky_relu(y, branch.head_slope))

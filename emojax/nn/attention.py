@@ -11,7 +11,7 @@ from einops import rearrange
 from jax import Array
 from jaxtyping import Float, Int
 
-from emojax.nn.layers import Dropout, LayerNorm, dense, dropout_key
+from emojax.nn.layers import Dropout, LayerNorm, dense, dropout_key, gelu
 from emojax.ops.diff_attention.api import differential_attention
 
 
@@ -105,7 +105,7 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*axes D"]) -> Float[Array, "*axes D"]:
         width = x.shape[-1]
-        h = nn.gelu(dense(self.ratio * width, self.dtype, "in")(x), approximate=False)
+        h = gelu(dense(self.ratio * width, self.dtype, "in")(x))
         return dense(width, self.dtype, "out")(Dropout(self.drop_rate)(h))
 
 

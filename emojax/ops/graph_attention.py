@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from emojax.ops.random import dropout
 
@@ -23,6 +23,7 @@ def relation_gat(
     target: Float[Array, "H D"],
     relation: Float[Array, "H R"],
     edges: Int[Array, "B L L"],
+    within: Bool[Array, "B L"],
     *,
     drop_rate: float = 0.0,
     key: Array | None = None,
@@ -30,14 +31,15 @@ def relation_gat(
     """One graph-attention layer, H heads at once (ReDiFu, the published relation GAT).
 
     e_ij = LeakyReLU_.2(source . h_i + target . h_j + relation[edges_ij]), softmax over the j that
-    share an edge with i; a row without any edge attends uniformly to all L columns, as published.
-    Logits and softmax are fp32 whatever the dtype of `h`.
+    share an edge with i; a row without any edge attends uniformly to all columns `within`, as the
+    published code does to its padded length. Logits and softmax are fp32 whatever the dtype of `h`.
     """
     score_i = jnp.einsum("blhd,hd->bhl", h, source, preferred_element_type=jnp.float32)
     score_j = jnp.einsum("blhd,hd->bhl", h, target, preferred_element_type=jnp.float32)
     # A one-hot product: XLA's gather has a scatter as its gradient, which is serial on CPU.
     table = jnp.moveaxis(jax.nn.one_hot(edges, relation.shape[1]) @ relation.T, -1, 1)
     logits = jax.nn.leaky_relu(score_i[..., :, None] + score_j[..., None, :] + table, 0.2)
-    weights = jax.nn.softmax(jnp.where(edges[:, None] > 0, logits, _NO_EDGE), axis=-1)
+    absent = jnp.where(within, _NO_EDGE, -jnp.inf)[:, None, None, :]
+    weights = jax.nn.softmax(jnp.where(edges[:, None] > 0, logits, absent), axis=-1)
     weights = dropout(weights, drop_rate, key).astype(h.dtype)
     return jnp.einsum("bhij,bjhd->bihd", weights, h)

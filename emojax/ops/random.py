@@ -36,4 +36,9 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
     """Inverted dropout; the identity without a key or a rate."""
     if key is None or rate == 0.0:
         return x
-    return jnp.where(keep_mask(key, rate, x.shape), x / jnp.asarray(1 - rate, x.dtype), 0)
+
+    @jax.checkpoint  # The backward pass needs the mask alone, and hashes it again.
+    def drop(x: Array, key: Array) -> Array:
+        return jnp.where(keep_mask(key, rate, x.shape), x / jnp.asarray(1 - rate, x.dtype), 0)
+
+    return drop(x, key)

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from emojax.config import TrainConfig
 from emojax.data.pipeline import Batches, PackedBatch
+from emojax.dist.compiler import return_memory_after_compiling
 from emojax.errors import NonFiniteError
 from emojax.evaluate.metrics import score
 from emojax.evaluate.predict import make_predict, predict_split
@@ -75,6 +76,7 @@ def train(run: Run, console: Console, *, quiet: bool = False) -> Progress:
       Interrupted: SIGTERM arrived; everything was saved.
     """
     started = time.monotonic()
+    return_memory_after_compiling()
     with contextlib.ExitStack() as stack:
         sigterm = stack.enter_context(_Sigterm())
         config = run.config.train

@@ -15,12 +15,11 @@ from flax import struct
 from jax import Array
 
 from emojax.config import TrainConfig
+from emojax.dist.compiler import compiler_options
 from emojax.train.objective import objective
 from emojax.types import Batch
 
 NEVER = -1
-
-_QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 @struct.dataclass
@@ -74,10 +73,8 @@ def create_state(
         )
         return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
 
-    # Runs once, so it is compiled in the way that is soonest done.
-    options = _QUICK_COMPILE if jax.default_backend() == "cpu" else None
-    arguments = (init_key, dropout_key, statistics, batch)
-    return jax.jit(create, compiler_options=options)(*arguments)
+    compiled = jax.jit(create, compiler_options=compiler_options(once=True))
+    return compiled(init_key, dropout_key, statistics, batch)
 
 
 def make_train_step(
@@ -131,4 +128,4 @@ def make_train_step(
         )  # fmt: skip
         return state, metrics
 
-    return jax.jit(train_step, donate_argnums=0)
+    return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options())

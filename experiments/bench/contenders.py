@@ -45,8 +45,8 @@ def authors_flops(late_places: Callable[[Any], int]) -> int:
 
     return sum(
         flops.authors(
-            workload.SIGNATURE, WIDTH, batch.label.size, late_places(batch),
-            batch.label.size * batch.label.shape[1],
+            workload.SIGNATURE, WIDTH, int(batch.extent.sum()), late_places(batch),
+            int((batch.extent**2).sum()),
         )
         for batch in workload.padded_batches()
     )  # fmt: skip
@@ -73,15 +73,18 @@ def torch_authors(compiled: bool = False) -> Contender:
     forward = torch.compile(model, dynamic=False) if compiled else model
     optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, weight_decay=L2, fused=True)
     batches = workload.padded_batches()
-    tensor = torch.from_numpy
 
     def epoch() -> float:
         for batch in batches:
-            features = (tensor(x) for x in (batch.text, batch.audio, batch.visual))
-            logits, each = forward(
-                *features, tensor(batch.speaker).long(), tensor(batch.segment) > 0
-            )
-            loss = rival.loss(logits, each, tensor(batch.label).long())
+            published = slice(int(batch.extent[0]))
+            text, audio, visual, speaker, segment, label = (
+                torch.from_numpy(x[:, published])
+                for x in (
+                    batch.text, batch.audio, batch.visual, batch.speaker, batch.segment, batch.label
+                )
+            )  # fmt: skip
+            logits, each = forward(text, audio, visual, speaker.long(), segment > 0)
+            loss = rival.loss(logits, each, label.long())
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -89,7 +92,7 @@ def torch_authors(compiled: bool = False) -> Contender:
 
     return Contender(
         epoch,
-        authors_flops(lambda batch: batch.label.size),
+        authors_flops(lambda batch: int(batch.extent.sum())),
         rival.parameter_count(model),
         f"torch {torch.__version__} {'compiled' if compiled else 'eager'}, padded",
     )
@@ -102,7 +105,7 @@ def emojax_authors() -> Contender:
     epoch, parameters, _ = _emojax_training(
         RedifuAuthorsConfig(width=WIDTH, heads=HEADS), workload.padded_batches()
     )
-    needed = authors_flops(lambda batch: batch.capacity)
+    needed = authors_flops(lambda batch: int((batch.segment > 0).sum()))
     return Contender(epoch, needed, parameters, "padded; after fusion's attention only real places")
 
 
@@ -123,6 +126,7 @@ def _emojax_training(model_config: Any, batches: list[Any]) -> tuple[Callable[[]
     import jax
 
     from emojax.config import TrainConfig
+    from emojax.dist.compiler import return_memory_after_compiling
     from emojax.models.registry import build
     from emojax.nn.layers import identity_statistics
     from emojax.train.loop import IN_FLIGHT
@@ -130,6 +134,7 @@ def _emojax_training(model_config: Any, batches: list[Any]) -> tuple[Callable[[]
     from emojax.train.step import create_state, make_train_step
     from experiments.bench import flops
 
+    return_memory_after_compiling()
     config = TrainConfig(
         optimiser="adam_l2", learning_rate=LEARNING_RATE, weight_decay=L2, warmup=0.0,
         clip_norm=None, auxiliary_weight=0.1, auxiliary_power=2, ema_decay=0.0,

@@ -83,7 +83,10 @@ def epoch_batches(config: DataConfig) -> list[Batch]:
 
 
 def padded_batches() -> list[Batch]:
-    """The epoch as the authors batch it: 16 conversations, the last time 8, one a row."""
+    """The epoch as the authors batch it: 16 conversations, the last time 8, one a row.
+
+    The authors' padding ends at `extent`; emojax's rows are a little longer, to share shapes.
+    """
     return epoch_batches(DataConfig(layout="padded", buckets=(), batch_conversations=BATCH))
 
 

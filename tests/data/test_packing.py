@@ -34,8 +34,9 @@ def test_every_conversation_is_in_an_epoch_once_and_fits(lengths, config, seed, 
         if config.layout == "padded":
             assert all(len(row) <= 1 for row in plan.rows)
             assert sum(filled) <= plan.capacity <= len(plan.rows) * plan.length
+            assert max(filled) == plan.extent
         else:
-            assert plan.capacity is None
+            assert plan.capacity is plan.extent is None
 
 
 @settings(max_examples=60, deadline=None)
@@ -118,5 +119,5 @@ def test_no_conversation_at_all_is_an_error(config):
 def test_the_authors_pad_to_the_longest_of_a_batch():
     lengths = np.array([3, 9, 4, 1, 2, 7, 5])
     first, second = plan_epoch(lengths, AUTHORS)
-    assert (first.length, len(first.rows)) == (9, 5)
-    assert (second.length, len(second.rows)) == (7, 2)
+    assert (first.extent, first.length, len(first.rows)) == (9, 16, 5)
+    assert (second.extent, second.length, len(second.rows)) == (7, 16, 2)

@@ -56,6 +56,25 @@ def test_capacity_changes_nothing_but_the_work(small):
         assert np.isfinite(ours).all()
 
 
+def test_longer_rows_change_nothing(small):
+    """What is published as the padded length is `extent`; columns beyond it do not exist."""
+    model, variables, run = small
+    longer = jax.tree.map(lambda x: jnp.pad(x, [(0, 0), (0, 3)] + [(0, 0)] * (x.ndim - 2)), BATCH)
+    longer = longer.replace(
+        label=jnp.where(longer.segment > 0, longer.label, -1),
+        extent=jnp.full(len(REAL), REAL.shape[1]),
+    )
+
+    def loss(params, batch):
+        logits = model.apply(variables | {"params": params}, batch).logits
+        return cross_entropy(logits, batch.label)
+
+    real = np.asarray(longer.segment) > 0
+    np.testing.assert_allclose(run(longer).logits[real], run(BATCH).logits[REAL], atol=1e-5)
+    ours, wanted = (jax.jit(jax.grad(loss))(variables["params"], b) for b in (longer, BATCH))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), ours, wanted)
+
+
 def test_a_missing_modality_is_a_zero_feature(small):
     *_, run = small
     assert not np.asarray(BATCH.present)[REAL].all()

@@ -139,15 +139,21 @@ def published(q, k, v, mask, scale):
     return np.einsum("bhij,bjhd->bihd", scores(k) - scores(np.roll(k, 1, axis=1)), v)
 
 
-def test_published_attention_rolls_keys_into_padding():
+@pytest.mark.parametrize("spare", [0, 2])
+def test_published_attention_rolls_keys_into_padding(spare):
     x = {name: value for name, value in inputs("none").items() if name != "v"}
     x["v"] = np.random.default_rng(2).normal(size=(B, L, H, d))
     mask = SEGMENT > 0
-    assert_matches(
-        lambda **x: published_attention(**x, mask=jnp.asarray(mask), scale=0.2),
-        lambda **x: published(**x, mask=mask, scale=0.2),
-        x,
-    )
+    columns = [(0, 0), (0, spare)]
+    longer = jnp.pad(jnp.asarray(mask), columns)
+    extent = jnp.full(B, L)
+
+    def ours(**x):
+        # Beyond the extent stands what no result may depend on.
+        x = {n: jnp.pad(y, [*columns, (0, 0), (0, 0)], constant_values=9) for n, y in x.items()}
+        return published_attention(**x, mask=longer, extent=extent, scale=0.2)[:, :L]
+
+    assert_matches(ours, lambda **x: published(**x, mask=mask, scale=0.2), x)
 
 
 def test_masked_softmax_is_softmax_of_what_is_left():

@@ -16,8 +16,11 @@ from tests.ops.oracles import assert_matches
 B, L, H, D, R = 2, 6, 2, 4, 6
 
 
+WITHIN = np.array([[True] * L, [True] * (L - 1) + [False]])
+
+
 def naive(h, source, target, relation, edges, keep=None):
-    """e_ij = LeakyReLU(a^T [h_i ; h_j ; r_ij]) pair by pair; no edge at all means all columns."""
+    """e_ij = LeakyReLU(a^T [h_i ; h_j ; r_ij]) pair by pair; no edge at all means all within."""
     out = np.zeros_like(h)
     for b, head, i in itertools.product(range(B), range(H), range(L)):
         a = np.concatenate([source[head], target[head], [1.0]])
@@ -29,7 +32,7 @@ def naive(h, source, target, relation, edges, keep=None):
         )
         scores = np.where(scores > 0, scores, 0.2 * scores)
         linked = edges[b, i] > 0
-        weights = np.full(L, 1 / L)
+        weights = WITHIN[b] / WITHIN[b].sum()
         if linked.any():
             weights = np.zeros(L)
             weights[linked] = scipy.special.softmax(scores[linked])
@@ -50,7 +53,7 @@ def inputs():
 def test_matches_the_definition():
     arguments, edges = inputs()
     assert_matches(
-        lambda **x: relation_gat(**x, edges=jnp.asarray(edges)),
+        lambda **x: relation_gat(**x, edges=jnp.asarray(edges), within=jnp.asarray(WITHIN)),
         lambda **x: naive(**x, edges=edges),
         arguments,
     )
@@ -61,7 +64,9 @@ def test_dropout_falls_on_the_map():
     key = jax.random.key(1)
     keep = np.asarray(keep_mask(key, 0.2, (B, H, L, L))) / 0.8
     assert_matches(
-        lambda **x: relation_gat(**x, edges=jnp.asarray(edges), drop_rate=0.2, key=key),
+        lambda **x: relation_gat(
+            **x, edges=jnp.asarray(edges), within=jnp.asarray(WITHIN), drop_rate=0.2, key=key
+        ),
         lambda **x: naive(**x, edges=edges, keep=keep),
         arguments,
     )
@@ -70,7 +75,7 @@ def test_dropout_falls_on_the_map():
 def test_half_precision_keeps_logits_and_softmax_in_single():
     arguments, edges = inputs()
     half = {name: jnp.asarray(x, jnp.bfloat16) for name, x in arguments.items()}
-    y = jax.jit(relation_gat)(**half, edges=jnp.asarray(edges))
+    y = jax.jit(relation_gat)(**half, edges=jnp.asarray(edges), within=jnp.asarray(WITHIN))
     assert y.dtype == jnp.bfloat16
     wanted = naive(**{n: np.asarray(x, np.float64) for n, x in half.items()}, edges=edges)
     # Two roundings of 2^-9 each: of a weight, and of the sum of values up to 3.

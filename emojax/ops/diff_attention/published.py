@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from emojax.ops.random import dropout
 from emojax.ops.rows import by_row
@@ -20,6 +20,7 @@ def published_attention(
     k: Float[Array, "B L H d"],
     v: Float[Array, "B L H d"],
     mask: Bool[Array, "B L"],
+    extent: Int[Array, " B"],
     *,
     scale: float,
     drop_rate: float = 0.0,
@@ -27,12 +28,19 @@ def published_attention(
 ) -> Float[Array, "B L H d"]:
     """drop(softmax(s q k^T) - softmax(s q roll(k)^T)) v; the caller multiplies by lambda.
 
+    Keys roll around the first `extent` columns of a row.
+
     The scores of rolled keys are the rolled scores, and exponentials roll as well, so the second
     map costs no product and no exponential of its own. The two maps are recomputed in the backward
     pass rather than stored.
     """
 
-    def attend(q: Array, k: Array, v: Array, mask: Array, key: Array | None) -> Array:
+    def attend(
+        q: Array, k: Array, v: Array, mask: Array, extent: Array, key: Array | None
+    ) -> Array:
+        # The key that rolls into column 0 is put where rolling all L columns takes it from.
+        last = jnp.take_along_axis(k, extent[:, None, None, None] - 1, axis=1)
+        k = jnp.concatenate([k[:, :-1], last], axis=1)
         scores = jnp.einsum("bihd,bjhd->bhij", q, k, preferred_element_type=jnp.float32) * scale
         real = mask[:, None, None, :]
         # Column j feeds the first map if j is real and the second if j + 1 (around the row) is.
@@ -47,4 +55,4 @@ def published_attention(
         difference -= second / jnp.maximum(second.sum(-1, keepdims=True), tiny)
         return jnp.einsum("bhij,bjhd->bihd", dropout(difference, drop_rate, key).astype(v.dtype), v)
 
-    return by_row(attend, q, k, v, mask, key=key)
+    return by_row(attend, q, k, v, mask, extent, key=key)
