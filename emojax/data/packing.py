@@ -7,6 +7,7 @@ without talking, and an interrupted epoch is taken up where it stopped.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -122,6 +123,7 @@ def _padded(lengths: np.ndarray, order: np.ndarray, config: DataConfig) -> list[
         else:
             length = _rounded_up(longest, _PADDED_STEP)
         # Shapes must be few: each is compiled once, which takes longer than many steps.
-        capacity = min(_rounded_up(real, len(rows) * length // 8), len(rows) * length)
+        fifths = max(3, math.ceil(5 * real / (len(rows) * length)))
+        capacity = math.ceil(fifths * len(rows) * length / 5)
         batches.append(BatchPlan(length, tuple(rows), capacity, longest))
     return batches

@@ -10,6 +10,7 @@ share a shape.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -136,10 +137,22 @@ class Encoder(nn.Module):
         mask: Bool[Array, "B L"],
         extent: Int[Array, " B"],
     ) -> Float[Array, "B L D"]:
-        c, branch, width, dtype = self.config, BRANCHES[self.config.branch], x.shape[-1], x.dtype
-        drop = Dropout(c.dropout)
+        c, branch, width = self.config, BRANCHES[self.config.branch], x.shape[-1]
+        p, z = self.enrich(x, speaker, extent)
+        z = LayerNorm(1e-6, name="norm1")(z + self.attend(z, mask, extent))
+        z = LayerNorm(1e-6, name="norm2")(z + self.feed_forward(z, Dropout(c.dropout)))
+        y = p + branch.residual_scale * z
+        return nn.sigmoid(dense(width, x.dtype, "out_gate")(y)) * y
 
-        p = drop(position_signal(x, branch.rotary) + speaker)
+    # A dozen arrays of the size of x, cheaply made again in the backward pass: only products are
+    # kept.
+    @functools.partial(nn.remat, policy=jax.checkpoint_policies.dots_saveable)
+    def enrich(self, x: Array, speaker: Array, extent: Array) -> tuple[Array, Array]:
+        """Position and speaker p, and p gated against how x changes from utterance to utterance."""
+        width, dtype = x.shape[-1], x.dtype
+        p = Dropout(self.config.dropout)(
+            position_signal(x, BRANCHES[self.config.branch].rotary) + speaker
+        )
 
         taps = self.param("delta_kernel", nn.initializers.lecun_normal(), (3, width), jnp.float32)
         bias = self.param("delta_bias", nn.initializers.zeros, (width,), jnp.float32)
@@ -154,12 +167,7 @@ class Encoder(nn.Module):
         u = LayerNorm(1e-5, name="gate_norm")(jnp.concatenate([p, d], -1))
         g = jnp.tanh(dense(width, dtype, "gate_hidden")(u))
         g = nn.sigmoid(dense(1, dtype, "gate_score")(g))
-        z = LayerNorm(1e-6, name="pre_norm")(g * d + (1 - g) * p + p)
-
-        z = LayerNorm(1e-6, name="norm1")(z + self.attend(z, mask, extent))
-        z = LayerNorm(1e-6, name="norm2")(z + self.feed_forward(z, drop))
-        y = p + branch.residual_scale * z
-        return nn.sigmoid(dense(width, dtype, "out_gate")(y)) * y
+        return p, LayerNorm(1e-6, name="pre_norm")(g * d + (1 - g) * p + p)
 
     def attend(self, z: Array, mask: Array, extent: Array) -> Array:
         c, width = self.config, z.shape[-1]
@@ -178,7 +186,7 @@ class Encoder(nn.Module):
         width = z.shape[-1]
         h = dense(width, z.dtype, "ff_in")(LayerNorm(1e-6, name="ff_norm")(z))
         scale = 2 * BRANCHES[self.config.branch].activation_scale
-        h = scale * nn.gelu(h, approximate=True)
+        h = scale * gelu(h, approximate=True)
         return z + drop(dense(width, z.dtype, "ff_out")(drop(h)))
 
 

@@ -63,10 +63,9 @@ def _normalise(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
     return (y * scale + bias).astype(x.dtype)
 
 
-@jax.checkpoint
-def gelu(x: Array) -> Array:
-    """x Phi(x) with the exact Gaussian distribution function (arXiv:1606.08415)."""
-    return jax.nn.gelu(x, approximate=False)
+def gelu(x: Array, approximate: bool = False) -> Array:
+    """x Phi(x) with the Gaussian distribution function, exact or by tanh (arXiv:1606.08415)."""
+    return jax.checkpoint(functools.partial(jax.nn.gelu, approximate=approximate))(x)
 
 
 class Standardise(nn.Module):
