@@ -112,17 +112,17 @@ def _best_fit(lengths: np.ndarray, indices: list[int], size: int) -> list[tuple[
 
 def _padded(lengths: np.ndarray, order: np.ndarray, config: DataConfig) -> list[BatchPlan]:
     batches = []
-    count = config.batch_conversations
+    count = min(config.batch_conversations, len(order))
     for start in range(0, len(order), count):
         part = order[start : start + count]
         longest, real = int(lengths[part].max()), int(lengths[part].sum())
+        # Shapes must be few: each is compiled once, which takes longer than many steps.
         rows: list[tuple[int, ...]] = [(int(index),) for index in part]
+        rows += [()] * (count - len(rows))
         if config.buckets:
             length = _bucket(longest, config.buckets)
-            rows += [()] * (count - len(rows))
         else:
             length = _rounded_up(longest, _PADDED_STEP)
-        # Shapes must be few: each is compiled once, which takes longer than many steps.
         fifths = max(3, math.ceil(5 * real / (len(rows) * length)))
         capacity = math.ceil(fifths * len(rows) * length / 5)
         batches.append(BatchPlan(length, tuple(rows), capacity, longest))

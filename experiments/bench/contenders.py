@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from emojax.data.pipeline import Batches
 from experiments.bench import workload
 
 LEARNING_RATE, L2 = 1e-4, 5e-5
@@ -45,10 +46,10 @@ def authors_flops(late_places: Callable[[Any], int]) -> int:
 
     return sum(
         flops.authors(
-            workload.SIGNATURE, WIDTH, int(batch.extent.sum()), late_places(batch),
-            int((batch.extent**2).sum()),
+            workload.SIGNATURE, WIDTH, batch.label.size, late_places(batch),
+            batch.label.size * batch.label.shape[1],
         )
-        for batch in workload.padded_batches()
+        for batch in map(workload.published, workload.epoch(workload.padded()))
     )  # fmt: skip
 
 
@@ -72,17 +73,15 @@ def torch_authors(compiled: bool = False) -> Contender:
     model = rival.TorchRedifuAuthors(rival.Settings(width=WIDTH, heads=HEADS))
     forward = torch.compile(model, dynamic=False) if compiled else model
     optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, weight_decay=L2, fused=True)
-    batches = workload.padded_batches()
+    batches = workload.padded()
 
     def epoch() -> float:
-        for batch in batches:
-            published = slice(int(batch.extent[0]))
-            text, audio, visual, speaker, segment, label = (
-                torch.from_numpy(x[:, published])
-                for x in (
-                    batch.text, batch.audio, batch.visual, batch.speaker, batch.segment, batch.label
-                )
-            )  # fmt: skip
+        for packed in batches.one_epoch():
+            batch = workload.published(packed.batch)
+            text, audio, visual, speaker, segment, label = map(
+                torch.from_numpy,
+                (batch.text, batch.audio, batch.visual, batch.speaker, batch.segment, batch.label),
+            )
             logits, each = forward(text, audio, visual, speaker.long(), segment > 0)
             loss = rival.loss(logits, each, label.long())
             optimiser.zero_grad()
@@ -92,7 +91,7 @@ def torch_authors(compiled: bool = False) -> Contender:
 
     return Contender(
         epoch,
-        authors_flops(lambda batch: int(batch.extent.sum())),
+        authors_flops(lambda batch: batch.label.size),
         rival.parameter_count(model),
         f"torch {torch.__version__} {'compiled' if compiled else 'eager'}, padded",
     )
@@ -103,7 +102,7 @@ def emojax_authors() -> Contender:
     from emojax.config import RedifuAuthorsConfig
 
     epoch, parameters, _ = _emojax_training(
-        RedifuAuthorsConfig(width=WIDTH, heads=HEADS), workload.padded_batches()
+        RedifuAuthorsConfig(width=WIDTH, heads=HEADS), workload.padded()
     )
     needed = authors_flops(lambda batch: int((batch.segment > 0).sum()))
     return Contender(epoch, needed, parameters, "padded; after fusion's attention only real places")
@@ -114,14 +113,15 @@ def emojax_redifu() -> Contender:
     from emojax.config import RedifuConfig
 
     config = RedifuConfig(width=WIDTH, heads=HEADS, window=20, dropout=0.5)
-    batches = workload.packed_batches()
+    batches = workload.packed()
     epoch, parameters, needed = _emojax_training(config, batches)
-    places = sum(batch.label.size for batch in batches)
-    detail = f"packed into {places} places, {len(batches)} updates"
+    plans = batches.plan(0)
+    places = sum(plan.length * len(plan.rows) for plan in plans)
+    detail = f"packed into {places} places, {len(plans)} updates"
     return Contender(epoch, needed, parameters, detail)
 
 
-def _emojax_training(model_config: Any, batches: list[Any]) -> tuple[Callable[[], float], int, int]:
+def _emojax_training(model_config: Any, batches: Batches) -> tuple[Callable[[], float], int, int]:
     """An epoch with emojax's own train step, the number of parameters and the traced FLOPs."""
     import jax
 
@@ -141,22 +141,23 @@ def _emojax_training(model_config: Any, batches: list[Any]) -> tuple[Callable[[]
         schedule_per_epoch=True, epochs=50,
     )  # fmt: skip
     model = build(model_config, workload.SIGNATURE)
-    schedule = build_schedule(config, [len(batches)] * config.epochs)
+    schedule = build_schedule(config, [len(batches.plan(0))] * config.epochs)
     optimiser = build_optimiser(config, schedule)
     step = make_train_step(model, optimiser, config, schedule, None)
     statistics = identity_statistics(workload.SIGNATURE.widths)
-    state = create_state(model, optimiser, config, batches[0], statistics)
+    state = create_state(model, optimiser, config, workload.epoch(batches)[0], statistics)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     variables, signature = state.variables(), workload.SIGNATURE
     needed = sum(
-        flops.trained(model.apply, signature, WIDTH, variables, batch) for batch in batches
+        flops.trained(model.apply, signature, WIDTH, variables, batch)
+        for batch in workload.epoch(batches)
     )
 
     def epoch() -> float:
         nonlocal state
         waiting: list[Any] = []
-        for batch in batches:
-            state, metrics = step(state, batch)
+        for packed in batches.one_epoch():
+            state, metrics = step(state, packed.batch)
             waiting.append(metrics["loss"])
             # As the training loop does: without a limit, memory of many steps is held at once.
             if len(waiting) > IN_FLIGHT:

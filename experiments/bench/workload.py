@@ -6,6 +6,8 @@ drawn from a seed, then repaired until the corpus's known totals hold exactly.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from emojax.config import DataConfig
@@ -76,20 +78,36 @@ def conversations() -> list[Conversation]:
     return made
 
 
-def epoch_batches(config: DataConfig) -> list[Batch]:
-    """One unshuffled epoch through emojax's own batching, as numpy arrays."""
-    batches = Batches(conversations(), lengths(), SIGNATURE.widths, config)
+def padded() -> Batches:
+    """16 conversations a batch, one a row, through emojax's own pipeline.
+
+    Rows are a little longer than the authors' padding, and the last batch has rows without a
+    conversation, so that batches share shapes; `published` takes both away.
+    """
+    return _batches(DataConfig(layout="padded", buckets=(), batch_conversations=BATCH))
+
+
+def packed() -> Batches:
+    """Several conversations a row; as many updates an epoch as the authors make."""
+    return _batches(DataConfig(layout="packed", buckets=(128,), batch_utterances=768))
+
+
+def epoch(batches: Batches) -> list[Batch]:
+    """One unshuffled epoch as numpy arrays."""
     return [packed.batch for packed in batches.one_epoch()]
 
 
-def padded_batches() -> list[Batch]:
-    """The epoch as the authors batch it: 16 conversations, the last time 8, one a row.
+def published(batch: Batch) -> Batch:
+    """A padded batch as the authors make it: conversations alone, padded to the longest."""
+    rows = batch.segment.any(axis=1)
+    columns = slice(int(batch.extent[0]))
+    cut = {
+        field.name: getattr(batch, field.name)[rows, columns]
+        for field in dataclasses.fields(batch)
+        if field.name not in ("extent", "capacity")
+    }
+    return Batch(**cut)
 
-    The authors' padding ends at `extent`; emojax's rows are a little longer, to share shapes.
-    """
-    return epoch_batches(DataConfig(layout="padded", buckets=(), batch_conversations=BATCH))
 
-
-def packed_batches() -> list[Batch]:
-    """Several conversations a row; as many updates an epoch as the authors make."""
-    return epoch_batches(DataConfig(layout="packed", buckets=(128,), batch_utterances=768))
+def _batches(config: DataConfig) -> Batches:
+    return Batches(conversations(), lengths(), SIGNATURE.widths, config)

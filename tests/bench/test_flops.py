@@ -23,7 +23,7 @@ def test_traced_counts_forward_and_both_gradients():
 @pytest.mark.parametrize("every_place", [True, False])
 def test_formula_agrees_with_the_trace(every_place):
     """The trace adds what the formula leaves out: recomputed scores and matrix-vector products."""
-    batch = workload.padded_batches()[0]
+    batch = workload.epoch(workload.padded())[0]
     rows, length = batch.label.shape
     capacity = rows * length if every_place else batch.capacity
     batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch)
