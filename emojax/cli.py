@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -26,9 +27,10 @@ SIGTERM_EXIT = 143
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (0, 1 for an error, 2 for wrong usage)."""
     options = _parser().parse_args(arguments)
+    quiet = _silence() if getattr(options, "quiet", False) else contextlib.nullcontext()
     try:
         _prepare_process()
-        with _silence() if getattr(options, "quiet", False) else contextlib.nullcontext():
+        with _sigterm_exits(), quiet:
             status = options.run(options)
         sys.stdout.flush()
         return status
@@ -41,6 +43,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def _sigterm_exits() -> Iterator[None]:
+    """Who stops us gets the same status at any moment; training saves itself first."""
+    try:
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(SIGTERM_EXIT))
+    except ValueError:  # not the main thread, which alone may handle signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

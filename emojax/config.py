@@ -85,7 +85,7 @@ class DataConfig:
     buckets: tuple[int, ...] = (40, 80, 120)
     """Row lengths; a conversation goes to the shortest that holds it. Empty with `padded` means
     lengths as the batches need them, rounded up a little so that few shapes are compiled."""
-    batch_utterances: int = 1024
+    batch_utterances: int = 512
     """Places for utterances in a packed batch: a bucket of length n has this // n rows."""
     batch_conversations: int = 16
     """Rows of a padded batch."""
@@ -231,7 +231,7 @@ ModelConfig = RedifuConfig | RedifuAuthorsConfig
 class TrainConfig:
     """How to train and how to select."""
 
-    epochs: int = 12
+    epochs: int = 5
     seed: int = 0
     optimiser: Literal["adamw", "adam_l2"] = "adamw"
     """AdamW, or the authors' Adam with the decay added to the gradient."""

@@ -60,7 +60,7 @@ class SimulatorConfig:
 
     seed: int = 0
     world_seed: int = 0
-    train: int = 3000
+    train: int = 9000
     validation: int = 100
     test: int = 200
     shortest: int = 6

@@ -99,7 +99,7 @@ def wrap(owner: object, name: str, visit: Callable[[], None], *, when: Callable 
 
 
 def prepare(moment: str) -> None:
-    from emojax.train import loop
+    from emojax.train import loop, run
 
     action, _, rest = moment.partition("@")
     place, _, number = rest.partition("#")
@@ -108,6 +108,8 @@ def prepare(moment: str) -> None:
         watch_files(FILES[place], visit)
     elif place == "first complete":
         watch_for(Path(sys.argv[sys.argv.index("--out") + 1]) / "checkpoints" / "last", visit)
+    elif place == "preparation":
+        wrap(run, "create_run", visit)
     elif place == "start":
         wrap(loop, "create_state", visit)
     elif place == "step":

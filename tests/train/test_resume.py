@@ -61,6 +61,11 @@ def test_killed_at_any_moment(variant, corpus, undisturbed, tmp_path):
     assert outcome(folder) == expected
 
 
+def test_sigterm_before_training_exits_with_143_too(corpus, tmp_path):
+    done = cli_until("term@preparation", "train", "--out", tmp_path / "run", *settings(corpus))
+    assert (done.returncode, done.stderr) == (143, "")
+
+
 def test_sigterm_saves_and_exits_with_143(corpus, undisturbed, tmp_path):
     expected = outcome(undisturbed("averaged"))
     folder = tmp_path / "run"
