@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emojax.data.process import SimulatorConfig
 from emojax.data.readers import fingerprint, read_corpus
 from emojax.data.readers.csv_table import read_rows, repair
 from emojax.data.readers.meld_text import WIDTH, hashed_ngrams
@@ -124,7 +125,9 @@ def test_simulated():
     corpus = read_corpus("simulated")
     assert list(corpus.splits) == ["train", "validation", "test"]
     assert corpus.signature.name == "simulated"
-    assert fingerprint("simulated") == fingerprint("simulated")
+    assert fingerprint("simulated") == fingerprint(SimulatorConfig())
+    for other in (SimulatorConfig(seed=1), SimulatorConfig(train=10), SimulatorConfig(sarcasm=0.3)):
+        assert fingerprint("simulated") != fingerprint(other)
 
 
 def test_fingerprint_follows_content_alone(shared: Path, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from emojax.data.readers.corpus import Corpus
 from emojax.data.splits import content_hash
 
 TITLE = "simulated conversations"
+_PROBE = 8
 
 
 def read(config: simulator.SimulatorConfig | None = None) -> Corpus:
@@ -25,8 +27,14 @@ def read(config: simulator.SimulatorConfig | None = None) -> Corpus:
 
 
 def fingerprint(config: simulator.SimulatorConfig | None = None) -> str:
-    """sha256 of the conversations drawn, so that a changed simulator is a changed source."""
-    digest = hashlib.sha256()
-    for split, conversations in read(config).splits.items():
+    """sha256 of the config and of a few conversations drawn with it.
+
+    A simulator, or a numpy, that draws differently is thereby a changed source, and nobody waits
+    for thousands of conversations to learn that they are stored already.
+    """
+    config = config or simulator.SimulatorConfig()
+    digest = hashlib.sha256(repr(config).encode())
+    probe = dataclasses.replace(config, train=_PROBE, validation=_PROBE, test=_PROBE)
+    for split, conversations in simulator.simulate(probe).items():
         digest.update(f"{split} {content_hash(conversations)} ".encode())
     return digest.hexdigest()
