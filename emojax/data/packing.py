@@ -7,7 +7,6 @@ without talking, and an interrupted epoch is taken up where it stopped.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -123,7 +122,8 @@ def _padded(lengths: np.ndarray, order: np.ndarray, config: DataConfig) -> list[
             length = _bucket(longest, config.buckets)
         else:
             length = _rounded_up(longest, _PADDED_STEP)
-        fifths = max(3, math.ceil(5 * real / (len(rows) * length)))
-        capacity = math.ceil(fifths * len(rows) * length / 5)
+        places = len(rows) * length
+        fifths = max(3, -(-5 * real // places))
+        capacity = -(-fifths * places // 5)
         batches.append(BatchPlan(length, tuple(rows), capacity, longest))
     return batches
