@@ -55,6 +55,13 @@ def test_memory_is_returned_after_long_compilations_alone(monkeypatch):
 def test_a_compilation_is_an_event_of_the_name_we_listen_for():
     """The name is JAX's; should it change, memory would silently stay."""
     seen = []
-    jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: seen.append(event))
-    jax.jit(lambda x: x * 3 - 1).lower(jnp.ones(7)).compile()
+
+    def listener(event, *_, **__):
+        seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        jax.jit(lambda x: x * 3 - 1).lower(jnp.ones(7)).compile()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
     assert "/jax/core/compile/backend_compile_duration" in seen
