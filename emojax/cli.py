@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         "INPUT is a feature file or folder of any known layout, or JSON lines, one conversation\n"
         'each: {"id": "a", "utterances": [{"speaker": "Ann", "text": [...], "audio": [...],\n'
         '"visual": null, "transcript": "Well."}, ...]}. A modality that is null or left out is\n'
-        "missing.",
+        "missing. A model trained with data.text_encoder takes transcripts and no text features.",
     )  # fmt: skip
     predict.add_argument("run_folder", type=Path, metavar="RUN")
     predict.add_argument("input", type=Path, metavar="INPUT")
@@ -155,6 +155,10 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--data-dir", default="~/.cache/emojax", metavar="DIR")
     prepare.add_argument("--split-rule", default="official", metavar="RULE")
     prepare.add_argument("--validation-fraction", type=float, metavar="SHARE")
+    prepare.add_argument(
+        "--text-encoder", default="", metavar="NAME",
+        help='make text features from the transcripts: "minilm", or the folder of a BERT',
+    )  # fmt: skip
     prepare.add_argument("--skip-bad", action="store_true", help="set bad conversations aside")
     inspect = _command(data, "inspect", _data_inspect, "show what a corpus holds", "")
     inspect.add_argument("source", metavar="PATH", help="as for prepare, or a prepared folder")
@@ -270,6 +274,7 @@ def _data_prepare(options: argparse.Namespace) -> int:
     corpus = prepare(
         options.source, options.data_dir, skip_bad=options.skip_bad,
         split_rule=options.split_rule, validation_fraction=options.validation_fraction,
+        text_encoder=options.text_encoder,
     )  # fmt: skip
     Console().print(render(inspect(corpus)))
     print(f"Prepared: {corpus.path}")

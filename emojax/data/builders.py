@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from emojax.data.readers import SPLITS, Corpus, fingerprint, read_corpus
+from emojax.data.readers import SPLITS, Corpus, fingerprint
 from emojax.data.splits import OFFICIAL, check_rule, content_hash, make_splits, splits_hash
+from emojax.data.text_encoder import TextEncoder, open_text_encoder, read_encoded
 from emojax.errors import DataError
 from emojax.types import MODALITIES, Conversation, Signature
 
@@ -35,12 +37,17 @@ FILE_FORMAT = "array_record"
 
 
 def config_name(
-    source_fingerprint: str, split_rule: str, validation_fraction: float | None, skip_bad: bool
+    source_fingerprint: str,
+    split_rule: str,
+    validation_fraction: float | None,
+    skip_bad: bool,
+    encoder_fingerprint: str | None = None,
 ) -> str:
     """Folder name of one preparation: the split rule and a digest of all that shapes it."""
     options = [source_fingerprint, split_rule, validation_fraction, skip_bad]
+    options += [] if encoder_fingerprint is None else [encoder_fingerprint]
     digest = hashlib.sha256(json.dumps(options).encode()).hexdigest()[:16]
-    return f"{split_rule.replace(':', '-')}-{digest}"
+    return f"{re.sub('[:/]', '-', split_rule)}-{digest}"
 
 
 def prepared_folders(data_dir: Path, *, builder: str = "emojax_*", config: str = "*") -> list[Path]:
@@ -103,7 +110,8 @@ class EmojaxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
       source: a path, "simulated" or a simulator's config; None opens what is prepared.
       split_rule, validation_fraction: see `emojax.data.splits.make_splits`.
       skip_bad: set bad conversations aside.
-      corpus: what `read_corpus(source, skip_bad=skip_bad)` returns, if it was called already.
+      text_encoder: "" or what makes the text features, see `emojax.data.text_encoder`.
+      corpus: what `read_encoded` returns for these arguments, if it was called already.
 
     Raises:
       DataError: a source that cannot be used or is of another corpus; no source, and not exactly
@@ -123,12 +131,13 @@ class EmojaxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         split_rule: str = OFFICIAL,
         validation_fraction: float | None = None,
         skip_bad: bool = False,
+        text_encoder: str = "",
         corpus: Corpus | None = None,
         data_dir: str | Path | None = None,
         config: str | tfds.core.BuilderConfig | None = None,
         **kwargs: Any,
     ):
-        self.on_example: Callable[[], None] = lambda: None
+        self.on_examples: Callable[[int], None] = lambda count: None
         self._metadata: dict[str, Any] | None = None
         self._splits: dict[str, tuple[Conversation, ...]] = {}
         if source is None:
@@ -136,8 +145,12 @@ class EmojaxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         else:
             check_rule(split_rule)
             digest = fingerprint(source)
-            config = config_name(digest, split_rule, validation_fraction, skip_bad)
-            corpus = corpus or read_corpus(source, skip_bad=skip_bad)
+            encoder = open_text_encoder(text_encoder) if text_encoder else None
+            config = config_name(
+                digest, split_rule, validation_fraction, skip_bad,
+                None if encoder is None else encoder.fingerprint,
+            )  # fmt: skip
+            corpus = corpus or read_encoded(source, encoder, skip_bad=skip_bad)
             if corpus.signature.name != self.CORPUS:
                 raise DataError(
                     f"it holds {corpus.signature.name} ({corpus.layout}), not {self.CORPUS}",
@@ -146,8 +159,9 @@ class EmojaxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
                 )
             self._splits = make_splits(corpus, split_rule, validation_fraction)
             self._metadata = _metadata(
-                corpus, self._splits, digest, split_rule, validation_fraction, skip_bad
-            )
+                corpus, self._splits, encoder, fingerprint=digest, split_rule=split_rule,
+                validation_fraction=validation_fraction, skip_bad=skip_bad,
+            )  # fmt: skip
         if isinstance(config, str):
             config = tfds.core.BuilderConfig(name=config, version=self.VERSION)
         kwargs.setdefault("file_format", FILE_FORMAT)
@@ -158,6 +172,7 @@ class EmojaxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
             "split_rule": split_rule,
             "validation_fraction": validation_fraction,
             "skip_bad": skip_bad,
+            "text_encoder": text_encoder,
             "data_dir": data_dir,
             "config": None if source is not None else config,
         }
@@ -214,26 +229,21 @@ class EmojaxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         for key, conversation in enumerate(conversations):
             yield key, encode(conversation)
-            self.on_example()
+            self.on_examples(1)
 
 
 def _metadata(
     corpus: Corpus,
     splits: dict[str, tuple[Conversation, ...]],
-    digest: str,
-    split_rule: str,
-    validation_fraction: float | None,
-    skip_bad: bool,
+    encoder: TextEncoder | None,
+    **options: Any,
 ) -> dict[str, Any]:
     """All that is known of a preparation beside its records, as JSON values."""
-    return {
+    return options | {
         "layout": corpus.layout,
         "signature": dataclasses.asdict(corpus.signature),
         "source": str(corpus.source),
-        "fingerprint": digest,
-        "split_rule": split_rule,
-        "validation_fraction": validation_fraction,
-        "skip_bad": skip_bad,
+        "text_encoder": encoder and {"name": encoder.name, "fingerprint": encoder.fingerprint},
         "skipped": [dict(vars(error)) for error in corpus.skipped],
         "splits": {
             split: {

@@ -31,14 +31,14 @@ def inspect(source: str | Path | PreparedCorpus | Corpus) -> dict[str, Any]:
       name, layout, labels, speakers, widths; "splits": for each split its conversations,
       utterances, lengths (minimum, mean, maximum), counts of labels and speakers, and missing
       utterances of each modality; "skipped": one text for each conversation set aside. A prepared
-      corpus also has its split_rule and its path.
+      corpus also has its split_rule, its text_encoder and its path.
 
     Raises:
       DataError: a file as a whole that cannot be used.
     """
     corpus = source if isinstance(source, Corpus | PreparedCorpus) else _open(source)
     signature = corpus.signature
-    summary = {
+    summary: dict[str, Any] = {
         "name": signature.name,
         "layout": corpus.layout,
         "labels": list(signature.labels),
@@ -49,6 +49,7 @@ def inspect(source: str | Path | PreparedCorpus | Corpus) -> dict[str, Any]:
     splits: dict[str, Iterable[Conversation]]
     if isinstance(corpus, PreparedCorpus):
         summary |= {"path": str(corpus.path), "split_rule": corpus.split_rule}
+        summary["text_encoder"] = corpus.text_encoder["name"] if corpus.text_encoder else ""
         splits = {split: corpus.split(split) for split in SPLITS}
     else:
         splits = dict(corpus.splits)
@@ -66,6 +67,8 @@ def render(summary: dict[str, Any]) -> Group:
     heading = [f"{summary['name']}: {summary['layout']}", f"widths: {widths}"]
     if "split_rule" in summary:
         heading.append(f"split rule: {summary['split_rule']}")
+    if summary.get("text_encoder"):
+        heading.append(f"text features: made by {summary['text_encoder']}")
 
     splits = summary["splits"]
     table = Table("", *splits)

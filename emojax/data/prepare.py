@@ -11,7 +11,6 @@ import dataclasses
 import fcntl
 import io
 import shutil
-import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
@@ -20,13 +19,14 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
-from emojax.data.readers import Corpus, fingerprint, read_corpus
+from emojax.data.progress import progress
+from emojax.data.readers import Corpus, fingerprint
 from emojax.data.splits import OFFICIAL, check_rule
+from emojax.data.text_encoder import open_text_encoder, read_encoded
 from emojax.errors import DataError
 from emojax.types import Conversation, Signature
 
 if TYPE_CHECKING:
-    from emojax.data.builders import EmojaxBuilder
     from emojax.data.simulator import SimulatorConfig
 
 _AGAIN = "Delete the folder and prepare the corpus again"
@@ -76,6 +76,7 @@ class PreparedCorpus:
       signature: names and widths.
       layout: what it was read from, in words.
       split_rule: how it was split.
+      text_encoder: "name" and "fingerprint" of what made the text features, or None.
       skipped: one error for each conversation set aside.
       hashes: of each split, sha256 of its "ids" (in any order) and of its "content".
     """
@@ -84,6 +85,7 @@ class PreparedCorpus:
     signature: Signature
     layout: str
     split_rule: str
+    text_encoder: Mapping[str, str] | None
     skipped: tuple[DataError, ...]
     hashes: Mapping[str, Mapping[str, str]]
     _builder: Any
@@ -133,6 +135,7 @@ def prepare(
     skip_bad: bool = False,
     split_rule: str = OFFICIAL,
     validation_fraction: float | None = None,
+    text_encoder: str = "",
 ) -> PreparedCorpus:
     """Reads, checks, splits and stores a corpus, or finds it stored already.
 
@@ -141,21 +144,34 @@ def prepare(
       data_dir: folder for prepared corpora; made if it is not there.
       skip_bad: set bad conversations aside in a list instead of stopping at the first.
       split_rule, validation_fraction: see `emojax.data.splits.make_splits`.
+      text_encoder: what makes the text features; "" keeps those of the source. See
+        `emojax.data.text_encoder`.
 
     Raises:
-      DataError: a source that cannot be used, or a folder that cannot be written.
-      ConfigError: an impossible rule or fraction.
+      DataError: a source or an encoder that cannot be used, or a folder that cannot be written.
+      ConfigError: an impossible rule or fraction, or an encoder that is not installed.
     """
     from emojax.data.builders import config_name, prepared_folders
 
     check_rule(split_rule)
     digest = fingerprint(source)
-    config = config_name(digest, split_rule, validation_fraction, skip_bad)
+    encoder = open_text_encoder(text_encoder) if text_encoder else None
+    config = config_name(
+        digest,
+        split_rule,
+        validation_fraction,
+        skip_bad,
+        None if encoder is None else encoder.fingerprint,
+    )
     root = Path(data_dir).expanduser().absolute()
     if found := prepared_folders(root, config=config):
         return open_prepared(found[0])
-    corpus = read_corpus(source, skip_bad=skip_bad)
-    options = {"split_rule": split_rule, "validation_fraction": validation_fraction}
+    corpus = read_encoded(source, encoder, skip_bad=skip_bad)
+    options = {
+        "split_rule": split_rule,
+        "validation_fraction": validation_fraction,
+        "text_encoder": text_encoder,
+    }
     with _unwritable_is_clear(root), _one_at_a_time(root):
         # Somebody else may have prepared it while this process waited for its turn.
         if not (found := prepared_folders(root, config=config)):
@@ -201,6 +217,7 @@ def _open(path: Path) -> PreparedCorpus:
             signature=signature_of(metadata),
             layout=metadata["layout"],
             split_rule=metadata["split_rule"],
+            text_encoder=metadata.get("text_encoder"),
             skipped=tuple(DataError(**error) for error in metadata["skipped"]),
             hashes={
                 split: {"ids": known["ids_hash"], "content": known["content_hash"]}
@@ -227,24 +244,10 @@ def _build(
         # Not `tfds.builder`, which turns every error of the constructor into a RuntimeError.
         make = tfds.builder_cls(name)
         builder = make(source=source, corpus=corpus, data_dir=root, **options)
-    with _progress(builder, f"Preparing {corpus.layout}"), _quiet_tfds():
+    title = f"Preparing {corpus.layout}"
+    with progress(title, builder.conversations) as builder.on_examples, _quiet_tfds():
         builder.download_and_prepare()
     return Path(builder.data_dir)
-
-
-@contextlib.contextmanager
-def _progress(builder: EmojaxBuilder, title: str) -> Iterator[None]:
-    """A progress bar over the conversations, if anybody is looking."""
-    if not sys.stdout.isatty():
-        yield
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(file=sys.stdout), transient=True) as progress:
-        task = progress.add_task(title, total=builder.conversations)
-        builder.on_example = lambda: progress.advance(task)
-        yield
 
 
 @contextlib.contextmanager

@@ -19,12 +19,17 @@ from emojax.types import Conversation
 
 OFFICIAL = "official"
 LEAVE_ONE_SESSION_OUT = "leave-one-session-out"
-RULES = f"{OFFICIAL!r} or '{LEAVE_ONE_SESSION_OUT}:N' with N a session"
+FOLD = "fold"
+RULES = (
+    f"{OFFICIAL!r}, '{FOLD}:K/N' with 1 <= K <= N, or '{LEAVE_ONE_SESSION_OUT}:N' with N a session"
+)
 
 VALIDATION_FRACTION = 0.1
 MOSI_VALIDATION_FRACTION = 0.16
 """10 of the 62 training videos, as the published numbers we compare with hold out."""
 
+_FOLD = re.compile(FOLD + r":([0-9]{1,4})/([0-9]{1,4})")
+_ONE_SESSION = re.compile(LEAVE_ONE_SESSION_OUT + r":([0-9]{1,4})")
 _SESSION = re.compile(r"Ses([0-9]+)")
 
 
@@ -48,9 +53,30 @@ def hold_out(ids: Collection[str], fraction: float) -> tuple[tuple[str, ...], tu
             f"cannot hold out {count} of {len(ids)} training dialogues for validation",
             fix="Give more dialogues, or a smaller validation fraction",
         )
-    order = sorted(ids, key=lambda name: (hashlib.blake2b(name.encode()).digest(), name))
+    order = _by_hash(ids)
     held, kept = order[:count], order[count:]
     return tuple(sorted(kept, key=natural_key)), tuple(sorted(held, key=natural_key))
+
+
+def fold(ids: Collection[str], k: int, n: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Training and validation ids of the k-th (from 1) of n folds, each in natural order.
+
+    Every id is held out in one fold, whatever the order they are given in.
+
+    Raises:
+      DataError: an id occurs twice, or there are fewer ids than folds.
+    """
+    if len(set(ids)) != len(ids):
+        raise DataError("an id occurs twice among the dialogues to split")
+    if len(ids) < n:
+        raise DataError(f"{len(ids)} training dialogues do not make {n} folds", fix="Take fewer")
+    held = _by_hash(ids)[k - 1 :: n]
+    kept = sorted(set(ids) - set(held), key=natural_key)
+    return tuple(kept), tuple(sorted(held, key=natural_key))
+
+
+def _by_hash(ids: Iterable[str]) -> list[str]:
+    return sorted(ids, key=lambda name: (hashlib.blake2b(name.encode()).digest(), name))
 
 
 def leave_one_session_out(
@@ -88,18 +114,19 @@ def leave_one_session_out(
     }
 
 
-def check_rule(rule: str) -> int | None:
-    """The session of a leave-one-session-out rule, None for the official one.
+def check_rule(rule: str) -> tuple[str, tuple[int, ...]]:
+    """The name of a rule and its numbers: none, (session,) or (k, n).
 
     Raises:
-      ConfigError: neither of the two.
+      ConfigError: no such rule.
     """
     if rule == OFFICIAL:
-        return None
-    name, _, session = rule.partition(":")
-    if name != LEAVE_ONE_SESSION_OUT or not session.isascii() or not session.isdecimal():
-        raise ConfigError(f"split rule {rule!r} is unknown: it must be {RULES}")
-    return int(session)
+        return OFFICIAL, ()
+    if found := _ONE_SESSION.fullmatch(rule):
+        return LEAVE_ONE_SESSION_OUT, (int(found[1]),)
+    if (found := _FOLD.fullmatch(rule)) and 1 <= int(found[1]) <= int(found[2]) >= 2:
+        return FOLD, (int(found[1]), int(found[2]))
+    raise ConfigError(f"split rule {rule!r} is unknown: it must be {RULES}")
 
 
 def make_splits(
@@ -110,25 +137,29 @@ def make_splits(
     Args:
       corpus: as read.
       rule: "official" (the publisher's splits; validation is carved out of training where the
-        publisher made none) or "leave-one-session-out:N" (IEMOCAP).
+        publisher made none), "fold:K/N" (the same test, validation is the K-th of N folds of what
+        is not tested on) or "leave-one-session-out:N" (IEMOCAP).
       validation_fraction: share of training dialogues carved out; None for the usual one (0.1;
-        0.16 for MOSI). A published validation split is never altered.
+        0.16 for MOSI). A published validation split is altered by folds alone.
 
     Raises:
-      ConfigError, DataError: see `check_rule`, `hold_out` and `leave_one_session_out`.
+      ConfigError, DataError: see `check_rule`, `hold_out`, `fold` and `leave_one_session_out`.
     """
-    session = check_rule(rule)
+    name, numbers = check_rule(rule)
     if validation_fraction is None:
         mosi = corpus.signature.name == "mosi"
         validation_fraction = MOSI_VALIDATION_FRACTION if mosi else VALIDATION_FRACTION
     everyone = [conversation for split in corpus.splits.values() for conversation in split]
     ids: dict[str, Sequence[str]]
-    if session is not None:
+    if name == LEAVE_ONE_SESSION_OUT:
         names = [conversation.id for conversation in everyone]
-        ids = dict(leave_one_session_out(names, session, validation_fraction))
+        ids = dict(leave_one_session_out(names, numbers[0], validation_fraction))
     else:
         ids = {split: [each.id for each in found] for split, found in corpus.splits.items()}
-        if "validation" not in ids:
+        if name == FOLD:
+            seen = [*ids["train"], *ids.get("validation", ())]
+            ids["train"], ids["validation"] = fold(seen, numbers[0], numbers[1])
+        elif "validation" not in ids:
             ids["train"], ids["validation"] = hold_out(ids["train"], validation_fraction)
     by_id = {conversation.id: conversation for conversation in everyone}
     return {split: tuple(by_id[name] for name in ids[split]) for split in SPLITS}

@@ -10,13 +10,15 @@ import numpy as np
 from emojax.data.prepare import open_prepared
 from emojax.data.readers import Corpus, read_corpus
 from emojax.data.readers.json_lines import none_left, read_json_lines
+from emojax.data.text_encoder import TextEncoder, encode_text
 from emojax.errors import DataError
 from emojax.types import MODALITIES, UNLABELLED, Conversation, Signature
 
 
 def read_unseen(
-    path: Path, signature: Signature, *, any_speaker: bool = True, skip_bad: bool = False
-) -> Corpus:
+    path: Path, signature: Signature, encoder: TextEncoder | None = None, *,
+    any_speaker: bool = True, skip_bad: bool = False,
+) -> Corpus:  # fmt: skip
     """Reads JSON lines, a feature file or folder of any known layout, or a prepared corpus.
 
     Labels and speakers are matched by name. Other names for labels are an error only where
@@ -25,6 +27,8 @@ def read_unseen(
     Args:
       path: recognised by its content.
       signature: of the model.
+      encoder: what made the text features that the model was trained on, if they were made from
+        transcripts; then so are these.
       any_speaker: whether speakers may have names that the model has never met; they then keep
         the numbers of the file, since all that matters is who is the same.
       skip_bad: set bad conversations aside in `Corpus.skipped` instead of raising.
@@ -35,7 +39,11 @@ def read_unseen(
     """
     if not path.is_dir():
         if not _is_pickle(path):
-            return read_json_lines(path, signature, any_speaker=any_speaker, skip_bad=skip_bad)
+            corpus = read_json_lines(
+                path, signature, any_speaker=any_speaker, encodes_text=encoder is not None,
+                skip_bad=skip_bad,
+            )  # fmt: skip
+            return corpus if encoder is None else encode_text(corpus, encoder, skip_bad=skip_bad)
         corpus = read_corpus(path, skip_bad=skip_bad)
     elif (path / "dataset_info.json").is_file():
         prepared = open_prepared(path)
@@ -43,6 +51,8 @@ def read_unseen(
         corpus = Corpus(prepared.signature, prepared.layout, splits, (), path)
     else:
         corpus = read_corpus(path, skip_bad=skip_bad)
+    if encoder is not None:
+        corpus = encode_text(corpus, encoder, skip_bad=skip_bad)
     return _renumber(corpus, signature, any_speaker=any_speaker, skip_bad=skip_bad)
 
 

@@ -13,6 +13,7 @@ from rich.progress import Progress
 
 from emojax.config import ModelConfig
 from emojax.data.pipeline import Batches
+from emojax.data.text_encoder import reopen_text_encoder
 from emojax.data.unseen import read_unseen
 from emojax.evaluate.export import write_predictions
 from emojax.evaluate.files import write_atomically
@@ -39,13 +40,16 @@ def predict_file(run_folder: Path, input: Path, out: Path, *, skip_bad: bool = F
 
     Raises:
       CheckpointError: no run, or nothing trained.
+      ConfigError: the text encoder that the run was trained with is not installed.
       DataError: an input that cannot be read, or does not fit the model's widths, labels or,
         where it embeds them, speakers; files that cannot be written.
     """
-    config, signature, _ = read_run(run_folder)
+    config, signature, entry = read_run(run_folder)
+    made_by = entry.get("text_encoder")
     corpus = read_unseen(
-        input, signature, any_speaker=not embeds_speakers(config.model), skip_bad=skip_bad
-    )
+        input, signature, reopen_text_encoder(made_by) if made_by else None,
+        any_speaker=not embeds_speakers(config.model), skip_bad=skip_bad,
+    )  # fmt: skip
     conversations = [each for split in corpus.splits.values() for each in split]
     model = build(config.model, signature)
     variables, _ = best_variables(run_folder, model, signature)

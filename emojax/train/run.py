@@ -91,10 +91,16 @@ def create_run(folder: Path, config: Config) -> Run:
     source = Path(data.source).expanduser()
     if (source / "dataset_info.json").is_file():
         corpus = open_prepared(source)
+        made_by = corpus.text_encoder["name"] if corpus.text_encoder else ""
+        if data.text_encoder not in ("", made_by):
+            raise ConfigError(
+                f"data.text_encoder is {data.text_encoder!r}, but {source} was prepared with "
+                f"{made_by!r}. Prepare it again with --text-encoder"
+            )
     else:
         corpus = prepare(
             data.source, data.data_dir, skip_bad=data.skip_bad, split_rule=data.split_rule,
-            validation_fraction=data.validation_fraction,
+            validation_fraction=data.validation_fraction, text_encoder=data.text_encoder,
         )  # fmt: skip
     for split in ("train", "validation"):
         if len(corpus.ids(split)) == 0:
@@ -108,6 +114,7 @@ def create_run(folder: Path, config: Config) -> Run:
         "corpus": {
             "path": str(corpus.path),
             "hashes": {split: dict(known) for split, known in corpus.hashes.items()},
+            "text_encoder": corpus.text_encoder and dict(corpus.text_encoder),
         },
         "signature": dataclasses.asdict(corpus.signature),
         "versions": {"emojax": __version__, "jax": jax.__version__},

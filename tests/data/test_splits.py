@@ -18,6 +18,7 @@ from emojax.data.readers import Corpus, read_corpus
 from emojax.data.splits import (
     check_rule,
     content_hash,
+    fold,
     hold_out,
     leave_one_session_out,
     make_splits,
@@ -86,7 +87,43 @@ def test_leave_one_session_out_needs_sessions():
         leave_one_session_out(["Ses01F_1", "Ses02F_1"], 7)
 
 
-@pytest.mark.parametrize("rule", ["", "random", "leave-one-session-out", "leave-one-session-out:x"])
+@given(names=st.sets(st.text(max_size=5), min_size=2, max_size=30), data=st.data())
+def test_every_dialogue_is_held_out_in_one_fold(names, data):
+    n = data.draw(st.integers(2, len(names)))
+    shuffled = data.draw(st.permutations(sorted(names)))
+    folds = [fold(shuffled, k, n) for k in range(1, n + 1)]
+    held = [name for _, validation in folds for name in validation]
+    assert len(held) == len(names)
+    assert set(held) == names
+    sizes = [len(validation) for _, validation in folds]
+    assert max(sizes) - min(sizes) <= 1
+    for train, validation in folds:
+        assert set(train) == names - set(validation)
+        assert (train, validation) == fold(sorted(names), folds.index((train, validation)) + 1, n)
+
+
+def test_impossible_folds():
+    with pytest.raises(DataError, match="2 training dialogues do not make 3 folds"):
+        fold(["a", "b"], 1, 3)
+    with pytest.raises(DataError, match="twice"):
+        fold(["a", "a", "b"], 1, 2)
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_folds_leave_the_test_alone(published: bool):
+    whole = corpus({"train": 9, "test": 3} | ({"validation": 3} if published else {}))
+    splits = make_splits(whole, "fold:2/3")
+    assert splits["test"] == whole.splits["test"]
+    assert len(splits["validation"]) == (4 if published else 3)
+    seen = {c.id for c in splits["train"] + splits["validation"]}
+    assert seen == {c.id for s, found in whole.splits.items() if s != "test" for c in found}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    ["", "random", "leave-one-session-out", "leave-one-session-out:x", "fold", "fold:0/3",
+     "fold:4/3", "fold:1/1", "fold:1", "fold:1/3/5"],
+)  # fmt: skip
 def test_unknown_rules(rule):
     with pytest.raises(ConfigError, match="unknown"):
         check_rule(rule)

@@ -3,7 +3,8 @@
     {"id": "a", "utterances": [{"speaker": "Ann", "text": [0.1, 2], "audio": null,
      "transcript": "Well.", "label": "sad"}]}
 
-A modality that is null or left out is missing; so may be transcripts and labels. Fields of any
+A modality that is null or left out is missing; so may be transcripts and labels. A model whose
+text features are made from transcripts takes those and no `text`. Fields of any
 other name are refused: a misspelt modality would otherwise pass for a missing one.
 """
 
@@ -32,8 +33,9 @@ _UTTERANCE = ("speaker", *MODALITIES, "transcript", "label")
 
 
 def read_json_lines(
-    path: Path, signature: Signature, *, any_speaker: bool = True, skip_bad: bool = False
-) -> Corpus:
+    path: Path, signature: Signature, *, any_speaker: bool = True, encodes_text: bool = False,
+    skip_bad: bool = False,
+) -> Corpus:  # fmt: skip
     """Reads every conversation of a file in the numbering of a model.
 
     Args:
@@ -41,6 +43,7 @@ def read_json_lines(
       signature: of the model: its labels, widths and speakers.
       any_speaker: whether speakers may have names that the model has never met. Then they are
         numbered as they appear in the file, which is all that telling same from other needs.
+      encodes_text: text features will be made from the transcripts, which then count as text.
       skip_bad: set a bad line aside in `Corpus.skipped` instead of raising its error.
 
     Returns:
@@ -63,7 +66,9 @@ def read_json_lines(
             if name in seen:
                 raise _Bad("id", f"the id is that of line {seen[name]}", "Give every line its own")
             seen[name] = number
-            kept.append(_conversation(name, content, signature, speakers, any_speaker))
+            kept.append(
+                _conversation(name, content, signature, speakers, any_speaker, encodes_text)
+            )
         except _Bad as bad:
             error = DataError(
                 f"line {number}: {bad.problem}", file=path, conversation=name, field=bad.field,
@@ -166,7 +171,7 @@ def _name(content: Mapping[str, Any]) -> str:
 
 def _conversation(
     name: str, content: Mapping[str, Any], signature: Signature, speakers: dict[str, int],
-    any_speaker: bool,
+    any_speaker: bool, encodes_text: bool,
 ) -> Conversation:  # fmt: skip
     """The conversation; its speakers' names are added to `speakers` if any may speak."""
     utterances = content.get("utterances")
@@ -177,7 +182,18 @@ def _conversation(
         _object(value, f"utterances[{i}]", "utterance", _UTTERANCE)
         for i, value in enumerate(utterances)
     ]
+    transcript = tuple(_words(row, f"utterances[{i}].transcript") for i, row in enumerate(rows))
     present = np.array([[row.get(m) is not None for m in MODALITIES] for row in rows])
+    if encodes_text:
+        text = present[:, MODALITIES.index("text")]
+        if text.any():
+            raise _Bad(
+                f"utterances[{text.argmax()}].text", "the model makes text features itself",
+                "Give the transcript and leave text out",
+            )  # fmt: skip
+        text[:] = [bool(words.strip()) for words in transcript]
+        if not present.any():
+            raise _Bad("utterances", "no utterance has a transcript or features of any modality")
     if not present.any():
         raise _Bad(
             "utterances", "no utterance has features of any modality",
@@ -204,7 +220,7 @@ def _conversation(
             ],
             np.int32,
         ),
-        transcript=tuple(_words(row, f"utterances[{i}].transcript") for i, row in enumerate(rows)),
+        transcript=transcript,
         # Last, so that a conversation set aside leaves no speaker behind.
         speaker=np.array([speakers.setdefault(one, len(speakers)) for one in who], np.int32),
     )
