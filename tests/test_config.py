@@ -110,7 +110,8 @@ def test_a_wrong_value_is_refused_however_it_comes(kind, values, message):
 def test_every_field_with_choices_or_bounds_is_checked():
     """A field added without a check shows up here."""
     tried = {(kind, name) for kind, values, _ in WRONG for name in values}
-    free = {"source", "data_dir", "split_rule", "text_encoder"}  # strings that only reading can judge
+    # Strings that only reading can judge.
+    free = {"source", "data_dir", "split_rule", "text_encoder"}
     for kind in (DataConfig, TrainConfig, *MODELS.values()):
         for name, hint in typing.get_type_hints(kind).items():
             if hint is not bool and name not in free:

@@ -25,6 +25,7 @@ import tensorflow_datasets as tfds
 
 from emojax.data.readers import SPLITS, Corpus, fingerprint
 from emojax.data.splits import OFFICIAL, check_rule, content_hash, make_splits, splits_hash
+from emojax.data.statistics import fit_statistics
 from emojax.data.text_encoder import TextEncoder, open_text_encoder, read_encoded
 from emojax.errors import DataError
 from emojax.types import MODALITIES, Conversation, Signature
@@ -32,7 +33,7 @@ from emojax.types import MODALITIES, Conversation, Signature
 if TYPE_CHECKING:
     from emojax.data.simulator import SimulatorConfig
 
-VERSION = "1.0.0"
+VERSION = "1.1.0"
 FILE_FORMAT = "array_record"
 
 
@@ -244,6 +245,9 @@ def _metadata(
         "signature": dataclasses.asdict(corpus.signature),
         "source": str(corpus.source),
         "text_encoder": encoder and {"name": encoder.name, "fingerprint": encoder.fingerprint},
+        "statistics": fit_statistics(
+            splits["train"], corpus.signature.widths, len(corpus.signature.labels)
+        ).to_json(),
         "skipped": [dict(vars(error)) for error in corpus.skipped],
         "splits": {
             split: {

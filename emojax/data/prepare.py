@@ -22,6 +22,7 @@ import numpy as np
 from emojax.data.progress import progress
 from emojax.data.readers import Corpus, fingerprint
 from emojax.data.splits import OFFICIAL, check_rule
+from emojax.data.statistics import Statistics
 from emojax.data.text_encoder import open_text_encoder, read_encoded
 from emojax.errors import DataError
 from emojax.types import Conversation, Signature
@@ -77,6 +78,7 @@ class PreparedCorpus:
       layout: what it was read from, in words.
       split_rule: how it was split.
       text_encoder: "name" and "fingerprint" of what made the text features, or None.
+      statistics: of the training split.
       skipped: one error for each conversation set aside.
       hashes: of each split, sha256 of its "ids" (in any order) and of its "content".
     """
@@ -86,6 +88,7 @@ class PreparedCorpus:
     layout: str
     split_rule: str
     text_encoder: Mapping[str, str] | None
+    statistics: Statistics
     skipped: tuple[DataError, ...]
     hashes: Mapping[str, Mapping[str, str]]
     _builder: Any
@@ -217,7 +220,8 @@ def _open(path: Path) -> PreparedCorpus:
             signature=signature_of(metadata),
             layout=metadata["layout"],
             split_rule=metadata["split_rule"],
-            text_encoder=metadata.get("text_encoder"),
+            text_encoder=metadata["text_encoder"],
+            statistics=Statistics.from_json(metadata["statistics"]),
             skipped=tuple(DataError(**error) for error in metadata["skipped"]),
             hashes={
                 split: {"ids": known["ids_hash"], "content": known["content_hash"]}

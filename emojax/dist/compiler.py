@@ -25,8 +25,8 @@ _CPU_ONCE: dict[str, Any] = {
 def compiler_options(*, once: bool = False) -> dict[str, Any] | None:
     """Options for `jax.jit` on this process's devices; None leaves XLA to its defaults.
 
-    They change time, memory and the order of summation, nothing else. An XLA that does not know one of them gets
-    none.
+    They change time, memory and the order of summation, nothing else. An XLA that does not know one
+    of them gets none.
 
     Args:
       once: the program runs a single time, so what counts is to be done with compiling soon.

@@ -9,7 +9,8 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import jax
@@ -27,7 +28,7 @@ from emojax.train.log import MetricLog, Watch
 from emojax.train.objective import class_weights
 from emojax.train.optimiser import build_optimiser, build_schedule
 from emojax.train.run import Run
-from emojax.train.step import NEVER, TrainState, create_state, make_train_step
+from emojax.train.step import NEVER, TrainState, make_initial_state, make_train_step
 
 IN_FLIGHT = 2
 """Steps whose metrics are not asked for yet: the host stays ahead of the device."""
@@ -81,19 +82,22 @@ def train(run: Run, console: Console, *, quiet: bool = False) -> Progress:
         sigterm = stack.enter_context(_Sigterm())
         config = run.config.train
         training = run.batches("train", shuffle=True)
-        statistics = run.fit(training)
         epoch_steps = [len(training.plan(epoch)) for epoch in range(config.epochs)]
         schedule = build_schedule(config, epoch_steps)
         optimiser = build_optimiser(config, schedule)
         step_function = make_train_step(
-            run.model, optimiser, config, schedule, class_weights(config, statistics.label_counts)
-        )
+            run.model, optimiser, config, schedule,
+            class_weights(config, run.corpus.statistics.label_counts),
+        )  # fmt: skip
         iterator = iter(training.prefetched())
         stack.callback(iterator.close)
         progress = Progress(iterator=iterator.get_state())
 
-        first = next(training.one_epoch())
-        state = create_state(run.model, optimiser, config, first.batch, run.collection(statistics))
+        first = jax.device_put(next(training.one_epoch()).batch)
+        initial_state = make_initial_state(run.model, optimiser, config)
+        given = jax.random.key(config.seed), first, run.collection()
+        with _compiling(step_function, initial_state.eval_shape(*given), first):
+            state = initial_state(*given)
         last, best = Checkpoints(run.last, keep=2), Checkpoints(run.best, keep=1)
         stack.callback(last.close)
         stack.callback(best.close)
@@ -117,6 +121,14 @@ def train(run: Run, console: Console, *, quiet: bool = False) -> Progress:
         loop.run(state)
         last.wait()
     return progress
+
+
+@contextlib.contextmanager
+def _compiling(step_function: Any, state: Any, batch: Any) -> Iterator[None]:
+    """Has the step compiled on another thread; what goes wrong there is met again at its call."""
+    with ThreadPoolExecutor(1) as background:
+        background.submit(lambda: step_function.lower(state, batch).compile())
+        yield
 
 
 class _Loop:

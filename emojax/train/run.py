@@ -21,7 +21,7 @@ import jax
 from emojax import __version__
 from emojax.config import Config, DataConfig, from_dict, to_dict
 from emojax.data.packing import plan_epoch
-from emojax.data.pipeline import Batches, Statistics, fit_statistics
+from emojax.data.pipeline import Batches
 from emojax.data.prepare import PreparedCorpus, open_prepared, prepare
 from emojax.data.readers import SPLITS
 from emojax.errors import CheckpointError, ConfigError, DataError
@@ -63,18 +63,11 @@ class Run:
             self.config.data, seed=self.config.train.seed if shuffle else None,
         )  # fmt: skip
 
-    def fit(self, training: Batches) -> Statistics:
-        """Statistics of the training split; raises `DataError` if it has no label."""
-        signature = self.corpus.signature
-        found = fit_statistics(training.records, signature.widths, len(signature.labels))
-        if found.label_counts.sum() == 0:
-            raise DataError("no utterance of the training split is labelled", file=self.corpus.path)
-        return found
-
-    def collection(self, found: Statistics) -> dict[str, Any]:
+    def collection(self) -> dict[str, Any]:
         """The model's collection `statistics`: fitted, or the identity if the config says so."""
         if self.config.data.standardise:
-            return statistics(found.mean, found.deviation)
+            fitted = self.corpus.statistics
+            return statistics(fitted.mean, fitted.deviation)
         return identity_statistics(self.corpus.signature.widths)
 
 
@@ -105,6 +98,8 @@ def create_run(folder: Path, config: Config) -> Run:
     for split in ("train", "validation"):
         if len(corpus.ids(split)) == 0:
             raise DataError(f"the {split} split is empty", file=corpus.path)
+    if corpus.statistics.label_counts.sum() == 0:
+        raise DataError("no utterance of the training split is labelled", file=corpus.path)
     for split in SPLITS:
         if corpus.ids(split):  # there may be no test split
             _check_lengths(corpus, split, data)

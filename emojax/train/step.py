@@ -50,18 +50,17 @@ class TrainState:
         return {"params": params, "statistics": self.statistics}
 
 
-def create_state(
-    model: nn.Module,
-    optimiser: optax.GradientTransformation,
-    config: TrainConfig,
-    batch: Batch,
-    statistics: Any,
-) -> TrainState:
-    """A fresh state; `batch` gives shapes only. Every leaf has a strong dtype."""
-    init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
+def make_initial_state(
+    model: nn.Module, optimiser: optax.GradientTransformation, config: TrainConfig
+) -> Any:
+    """The jitted function (key, batch, statistics) -> fresh state; of the batch only shapes matter.
 
-    def create(key: Array, dropout_key: Array, statistics: Any, batch: Batch) -> TrainState:
-        params = model.init(key, batch)["params"]
+    Every leaf has a strong dtype.
+    """
+
+    def initial_state(key: Array, batch: Batch, statistics: Any) -> TrainState:
+        init_key, dropout_key = jax.random.split(key)
+        params = model.init(init_key, batch)["params"]
         state = TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -73,8 +72,7 @@ def create_state(
         )
         return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
 
-    compiled = jax.jit(create, compiler_options=compiler_options(once=True))
-    return compiled(init_key, dropout_key, statistics, batch)
+    return jax.jit(initial_state, compiler_options=compiler_options(once=True))
 
 
 def make_train_step(

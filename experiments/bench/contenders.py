@@ -131,7 +131,7 @@ def _emojax_training(model_config: Any, batches: Batches) -> tuple[Callable[[], 
     from emojax.nn.layers import identity_statistics
     from emojax.train.loop import IN_FLIGHT
     from emojax.train.optimiser import build_optimiser, build_schedule
-    from emojax.train.step import create_state, make_train_step
+    from emojax.train.step import make_initial_state, make_train_step
     from experiments.bench import flops
 
     return_memory_after_compiling()
@@ -145,7 +145,8 @@ def _emojax_training(model_config: Any, batches: Batches) -> tuple[Callable[[], 
     optimiser = build_optimiser(config, schedule)
     step = make_train_step(model, optimiser, config, schedule, None)
     statistics = identity_statistics(workload.SIGNATURE.widths)
-    state = create_state(model, optimiser, config, workload.epoch(batches)[0], statistics)
+    initial_state = make_initial_state(model, optimiser, config)
+    state = initial_state(jax.random.key(config.seed), workload.epoch(batches)[0], statistics)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     variables, signature = state.variables(), workload.SIGNATURE
     needed = sum(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from emojax.config import DataConfig
 from emojax.data.packing import plan_epoch
-from emojax.data.pipeline import Batches, collate, fit_statistics
+from emojax.data.pipeline import Batches, collate
 from emojax.types import MODALITIES, UNLABELLED
 from tests.batches import SIGNATURE, pack, random_conversation
 
@@ -165,50 +165,3 @@ def test_conversations_are_read_once():
     for _ in range(3):
         list(source.one_epoch())
     assert Counting.reads == len(LENGTHS)
-
-
-def test_statistics_are_those_of_the_training_conversations_put_end_to_end():
-    records = [random_conversation(seed, length) for seed, length in enumerate(LENGTHS)]
-    ours = fit_statistics(records, SIGNATURE.widths, len(SIGNATURE.labels))
-    present = np.concatenate([c.present for c in records])
-    assert not present.all()
-    for column, (modality, width) in enumerate(zip(MODALITIES, SIGNATURE.widths, strict=True)):
-        x = np.concatenate([getattr(c, modality) for c in records]).astype(np.float64)
-        x = x[present[:, column]]
-        assert ours.mean[modality].shape == (width,)
-        np.testing.assert_allclose(ours.mean[modality], x.mean(0), rtol=1e-6, atol=1e-7)
-        np.testing.assert_allclose(ours.deviation[modality], x.std(0), rtol=1e-6)
-    label = np.concatenate([c.label for c in records])
-    counts = [(label == k).sum() for k in range(len(SIGNATURE.labels))]
-    np.testing.assert_array_equal(ours.label_counts, counts)
-
-
-def test_features_far_from_zero_keep_their_small_deviation():
-    draw = np.random.default_rng(0)
-    records = [
-        dataclasses.replace(
-            random_conversation(seed, 50, missing=0),
-            text=(1000 + draw.normal(size=(50, 7))).astype(np.float32),
-        )
-        for seed in range(20)
-    ]
-    x = np.concatenate([c.text for c in records]).astype(np.float64)
-    ours = fit_statistics(records, SIGNATURE.widths, len(SIGNATURE.labels))
-    np.testing.assert_allclose(ours.deviation["text"], x.std(0), rtol=1e-6)
-
-
-def test_a_feature_that_does_not_vary_keeps_its_scale():
-    records = [
-        dataclasses.replace(
-            random_conversation(seed, 200, missing=0),
-            audio=np.full((200, 5), 0.1, np.float32),
-            present=np.tile([True, True, False], (200, 1)),
-        )
-        for seed in range(100)
-    ]
-    ours = fit_statistics(records, SIGNATURE.widths, len(SIGNATURE.labels))
-    np.testing.assert_array_equal(ours.deviation["audio"], 1)
-    np.testing.assert_allclose(ours.mean["audio"], 0.1, rtol=1e-6)
-    # A modality that training never shows is left as it is.
-    np.testing.assert_array_equal(ours.deviation["visual"], 1)
-    np.testing.assert_array_equal(ours.mean["visual"], 0)

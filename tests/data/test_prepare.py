@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emojax.data.builders import VERSION
 from emojax.data.prepare import open_prepared, prepare
 from emojax.data.readers import read_corpus
 from emojax.data.simulator import SimulatorConfig
@@ -174,7 +175,7 @@ def run(how: str, limit: str, data: Path) -> subprocess.Popen:
         ("open", "features.json"),
         ("open", "metadata.json"),
         ("open", "dataset_info.json"),
-        ("os.rename", "_1.0.0"),
+        ("os.rename", f"_{VERSION}"),
     ],
 )
 def test_killed_in_the_middle(tmp_path: Path, event: str, place: str):

@@ -111,7 +111,7 @@ def prepare(moment: str) -> None:
     elif place == "preparation":
         wrap(run, "create_run", visit)
     elif place == "start":
-        wrap(loop, "create_state", visit)
+        wrap(loop, "make_initial_state", visit)
     elif place == "step":
         wrap(loop._Loop, "account", visit)
     elif place == "evaluation":

@@ -19,7 +19,7 @@ from emojax.config import Config, from_dict, override
 from emojax.train.checkpoint import Checkpoints
 from emojax.train.optimiser import build_optimiser, build_schedule
 from emojax.train.run import Run, open_run
-from emojax.train.step import TrainState, create_state
+from emojax.train.step import TrainState, make_initial_state
 from tests.conftest import CACHE
 
 ROOT = Path(__file__).parent.parent.parent
@@ -90,9 +90,10 @@ def train_state(run: Run) -> TrainState:
     if run.config not in _fresh:
         training = run.batches("train", shuffle=True)
         optimiser = build_optimiser(run.config.train, build_schedule(run.config.train, [1]))
-        collection = run.collection(run.fit(training))
         batch = next(training.one_epoch()).batch
-        _fresh[run.config] = create_state(run.model, optimiser, run.config.train, batch, collection)
+        initial_state = make_initial_state(run.model, optimiser, run.config.train)
+        key = jax.random.key(run.config.train.seed)
+        _fresh[run.config] = initial_state(key, batch, run.collection())
     return _fresh[run.config]
 
 

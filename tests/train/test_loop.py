@@ -21,7 +21,7 @@ from emojax.train.checkpoint import Checkpoints
 from emojax.train.loop import better, train
 from emojax.train.optimiser import build_optimiser, build_schedule
 from emojax.train.run import create_run, open_run
-from emojax.train.step import NEVER, create_state, make_train_step
+from emojax.train.step import NEVER, make_initial_state, make_train_step
 from tests.data.conftest import make_tuple
 from tests.train.runs import bits, cli, complete, config, log_lines, train_state
 
@@ -216,10 +216,10 @@ def test_a_learning_rate_that_blows_up(corpus, tmp_path):
     steps = [len(training.plan(epoch)) for epoch in range(3)]
     schedule = build_schedule(chosen.train, steps)
     optimiser = build_optimiser(chosen.train, schedule)
-    statistics = run.collection(run.fit(training))
     function = make_train_step(run.model, optimiser, chosen.train, schedule, None)
     first = next(training.one_epoch()).batch
-    state = create_state(run.model, optimiser, chosen.train, first, statistics)
+    initial_state = make_initial_state(run.model, optimiser, chosen.train)
+    state = initial_state(jax.random.key(chosen.train.seed), first, run.collection())
     finite = []
     for packed in training.one_epoch():
         state, metrics = function(state, jax.device_put(packed.batch))

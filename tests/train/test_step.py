@@ -16,7 +16,7 @@ from emojax.models.registry import build
 from emojax.nn.layers import identity_statistics
 from emojax.train.objective import objective
 from emojax.train.optimiser import build_optimiser, build_schedule
-from emojax.train.step import NEVER, create_state, make_train_step
+from emojax.train.step import NEVER, make_initial_state, make_train_step
 from tests.batches import SIGNATURE, pack, random_conversation
 from tests.train.runs import bits
 
@@ -41,7 +41,8 @@ class Made:
 
     def state(self):
         statistics = identity_statistics(SIGNATURE.widths)
-        return create_state(MODEL, self.optimiser, self.config, batch(0), statistics)
+        initial_state = make_initial_state(MODEL, self.optimiser, self.config)
+        return initial_state(jax.random.key(self.config.seed), batch(0), statistics)
 
 
 def made(config: TrainConfig) -> Made:
