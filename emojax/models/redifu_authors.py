@@ -25,11 +25,11 @@ from jaxtyping import Bool, Float, Int
 from emojax.config import RedifuAuthorsConfig
 from emojax.models.output import Output
 from emojax.nn.layers import Dropout, LayerNorm, Standardise, dense, dropout_key, gelu
+from emojax.ops.attention import softmax_attention
 from emojax.ops.compact import compact, expand
 from emojax.ops.diff_attention.published import published_attention
 from emojax.ops.graph_attention import relation_gat
 from emojax.ops.masks import OTHER_FUTURE, RELATIONS, SELF, relations, visible
-from emojax.ops.rows import by_row
 from emojax.types import MODALITIES, Batch, Signature
 
 RELATION_WIDTH = 10
@@ -70,6 +70,19 @@ def position_signal(x: Float[Array, "B L D"], rotary: bool) -> Float[Array, "B L
     even, odd = x[..., 0::2], x[..., 1::2]
     turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], -1)
     return rearrange(turned, "b l i two -> b l (i two)")
+
+
+def within_root(inputs: int) -> Callable[..., Array]:
+    """PyTorch's initial values of affine and convolution layers: uniform in ±1 / sqrt(inputs)."""
+    bound = inputs**-0.5
+    return functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
+
+
+def linear(x: Float[Array, "*axes I"], features: int, name: str, use_bias: bool = True) -> Array:
+    """An affine layer that starts where the published one does."""
+    start = within_root(x.shape[-1])
+    options = {"kernel_init": start, "bias_init": start, "use_bias": use_bias}
+    return dense(features, x.dtype, name, **options)(x)
 
 
 class GATLayer(nn.Module):
@@ -120,7 +133,7 @@ class RelationGAT(nn.Module):
         heads = GATLayer(2, *options, name="heads")(x, table, edges, within)
         both = rearrange(gelu(heads), "b l h d -> b l (h d)")
         y = GATLayer(1, *options, name="out")(both, table, edges, within)[:, :, 0]
-        y = dense(c.width, jnp.dtype(c.dtype), "project")(gelu(y))
+        y = linear(gelu(y), c.width, "project")
         return LayerNorm(1e-5, name="norm")(y + x)
 
 
@@ -142,7 +155,7 @@ class Encoder(nn.Module):
         z = LayerNorm(1e-6, name="norm1")(z + self.attend(z, mask, extent))
         z = LayerNorm(1e-6, name="norm2")(z + self.feed_forward(z, Dropout(c.dropout)))
         y = p + branch.residual_scale * z
-        return nn.sigmoid(dense(width, x.dtype, "out_gate")(y)) * y
+        return nn.sigmoid(linear(y, width, "out_gate")) * y
 
     # A dozen arrays of the size of x, cheaply made again in the backward pass: only products are
     # kept.
@@ -154,40 +167,39 @@ class Encoder(nn.Module):
             position_signal(x, BRANCHES[self.config.branch].rotary) + speaker
         )
 
-        taps = self.param("delta_kernel", nn.initializers.lecun_normal(), (3, width), jnp.float32)
-        bias = self.param("delta_bias", nn.initializers.zeros, (width,), jnp.float32)
+        start = within_root(3)
+        taps = self.param("delta_kernel", start, (3, width), jnp.float32)
+        bias = self.param("delta_bias", start, (width,), jnp.float32)
         strength = self.param("delta_scale", nn.initializers.ones, (), jnp.float32)
         inside = jnp.where(columns_within(extent, x.shape[1])[..., None], x, 0)
         around = jnp.pad(inside, ((0, 0), (1, 1), (0, 0)))
         change = sum(around[:, i : i + x.shape[1]] * taps[i].astype(dtype) for i in range(3))
         change = LayerNorm(1e-5, name="delta_norm")(change + bias.astype(dtype))
-        gate = nn.sigmoid(dense(width, dtype, "delta_gate")(x))
+        gate = nn.sigmoid(linear(x, width, "delta_gate"))
         d = x + strength.astype(dtype) * gate * change
 
         u = LayerNorm(1e-5, name="gate_norm")(jnp.concatenate([p, d], -1))
-        g = jnp.tanh(dense(width, dtype, "gate_hidden")(u))
-        g = nn.sigmoid(dense(1, dtype, "gate_score")(g))
+        g = jnp.tanh(linear(u, width, "gate_hidden"))
+        g = nn.sigmoid(linear(g, 1, "gate_score"))
         return p, LayerNorm(1e-6, name="pre_norm")(g * d + (1 - g) * p + p)
 
     def attend(self, z: Array, mask: Array, extent: Array) -> Array:
         c, width = self.config, z.shape[-1]
-        q, k, v = rearrange(
-            dense(3 * width, z.dtype, "qkv")(z), "b l (n h d) -> n b l h d", n=3, h=c.heads
-        )
+        q, k, v = rearrange(linear(z, 3 * width, "qkv"), "b l (n h d) -> n b l h d", n=3, h=c.heads)
         y = published_attention(
             q, k, v, mask, extent, scale=1 / math.sqrt(width),
             drop_rate=c.dropout, key=dropout_key(self, c.dropout),
         )  # fmt: skip
         strength = self.param("lambda", nn.initializers.constant(0.1), (), jnp.float32)
         y = rearrange(y, "b l h d -> b l (h d)") * strength.astype(z.dtype)
-        return dense(width, z.dtype, "out")(y)
+        return linear(y, width, "out")
 
     def feed_forward(self, z: Array, drop: Dropout) -> Array:
         width = z.shape[-1]
-        h = dense(width, z.dtype, "ff_in")(LayerNorm(1e-6, name="ff_norm")(z))
+        h = linear(LayerNorm(1e-6, name="ff_norm")(z), width, "ff_in")
         scale = 2 * BRANCHES[self.config.branch].activation_scale
         h = scale * gelu(h, approximate=True)
-        return z + drop(dense(width, z.dtype, "ff_out")(drop(h)))
+        return z + drop(linear(drop(h), width, "ff_out"))
 
 
 class Fusion(nn.Module):
@@ -213,33 +225,28 @@ class Fusion(nn.Module):
         qkv = self.param("qkv", init, (width, 3 * width), jnp.float32).astype(dtype)
         bias = self.param("out_bias", nn.initializers.zeros, (width,), jnp.float32)
 
-        def attend(q: Array, k: Array, v: Array, within: Array, _: None) -> Array:
-            scores = jnp.einsum("bihd,bjhd->bhij", q, k, preferred_element_type=jnp.float32)
-            scores = scores / math.sqrt(width / heads)
-            scores = jnp.where(within[:, None, None, :], scores, -jnp.inf)
-            weights = jax.nn.softmax(scores, axis=-1).astype(dtype)
-            return jnp.einsum("bhij,bjhd->bihd", weights, v)
-
         def split(y: Array) -> Array:
             return rearrange(y, "b l (h d) -> b l h d", h=heads)
 
         q = split(query @ qkv[:, :width])
-        first, second = (
-            by_row(attend, q, *map(split, jnp.split(other @ qkv[:, width:], 2, axis=-1)), within)
-            for other in others
-        )
+
+        def attend(other: Array) -> Array:
+            k, v = jnp.split(other @ qkv[:, width:], 2, axis=-1)
+            return softmax_attention(q, split(k), split(v), within, scale=math.sqrt(heads / width))
+
+        first, second = map(attend, others)
         found = real(rearrange(first + second, "b l h d -> b l (h d)"))
         # The projection of a sum: its bias counts once for each modality attended to.
-        found = dense(width, dtype, "out", use_bias=False)(found)
+        found = linear(found, width, "out", use_bias=False)
         found += (len(others) * bias).astype(dtype)
 
         x = real(x)
-        gate = nn.sigmoid(dense(width, dtype, "gate")(jnp.concatenate([x, found], -1)))
+        gate = nn.sigmoid(linear(jnp.concatenate([x, found], -1), width, "gate"))
         h = gate * x + (1 - gate) * found
         for layer in range(3):
-            h = gelu(dense(4 * width, dtype, f"mlp_{layer}")(h))
+            h = gelu(linear(h, 4 * width, f"mlp_{layer}"))
             h = Dropout(c.dropout)(h)
-        return x + dense(width, dtype, "mlp_3")(h)
+        return x + linear(h, width, "mlp_3")
 
 
 class RedifuAuthors(nn.Module):
@@ -263,7 +270,7 @@ class RedifuAuthors(nn.Module):
             # The published model knows no missing modality: what is absent is a zero feature.
             there = batch.present[:, :, MODALITIES.index(modality)]
             features = jnp.where(there[..., None], features, 0)
-            x[modality] = dense(c.width, dtype, f"{modality}_input")(features.astype(dtype))
+            x[modality] = linear(features.astype(dtype), c.width, f"{modality}_input")
 
         speakers = len(self.signature.speakers)
         table = self.param(
@@ -300,7 +307,7 @@ class RedifuAuthors(nn.Module):
             if branch.head_reads_input:
                 y = y + real(stream)
             y = Dropout(c.dropout)(nn.leaky_relu(y, branch.head_slope))
-            scores.append(dense(len(self.signature.labels), dtype, f"{modality}_head")(y))
+            scores.append(linear(y, len(self.signature.labels), f"{modality}_head"))
         modality_logits = jnp.stack(scores, axis=1).astype(jnp.float32)
         logits = jnp.einsum("nmc,m->nc", modality_logits, jnp.asarray(branch.modality_weight))
         modality_logits = rearrange(modality_logits, "n m c -> n (m c)")

@@ -26,8 +26,12 @@ def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
     used, forward and backward, and never stored or drawn in advance. The cryptographic generator
     of `jax.random` makes the key; behind it, on CPU, it would cost more than the layers it serves.
     """
+    return keep_at(key, rate, jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape))
+
+
+def keep_at(key: Array, rate: float, index: Array) -> Array:
+    """The elements of `keep_mask` at u32 indices into its flattened array."""
     words = jax.random.key_data(key).ravel()
-    index = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
     bits = _mix(_mix(index ^ words[0]) + words[-1])
     return bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
 

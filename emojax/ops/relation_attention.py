@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from emojax.ops.masks import SELF
 from emojax.ops.random import dropout
-from emojax.ops.rows import by_row
+from emojax.ops.rows import by_row, of_batch
 
 
 def relation_attention(
@@ -73,4 +73,4 @@ def relation_attention(
         found = parts.sum(3) / jnp.where(total > 0, total, 1.0)
         return found.transpose(0, 3, 2, 1, 4).astype(v.dtype)
 
-    return by_row(attend, q, k, v, edge, kind, key=key)
+    return by_row(of_batch(attend), q, k, v, edge, kind, key=key)

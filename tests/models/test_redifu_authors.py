@@ -6,16 +6,19 @@ import dataclasses
 import math
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from jax.extend.core import jaxprs_in_params
 
 from emojax.config import Config, DataConfig, RedifuAuthorsConfig
 from emojax.errors import ConfigError
 from emojax.interop.authors import from_state_dict
 from emojax.interop.golden import TOLERANCES, check
+from emojax.models.redifu_authors import linear
 from emojax.models.registry import build
 from emojax.nn.layers import identity_statistics
 from emojax.ops.losses import cross_entropy
@@ -190,3 +193,20 @@ def test_every_published_tensor_with_a_gradient_is_one_of_ours(branch):
     assert sum(scales.values()) == {"iemocap": 6, "meld": 0}[branch]
     tables = ("inv_freq", "pos_emb.pe")
     assert all(n in scales or n.endswith(tables) for n in unread)
+
+
+def test_affine_layers_start_as_those_of_pytorch():
+    """Uniform within 1 / sqrt(inputs), kernel and bias alike, as `torch.nn.Linear` is."""
+    x = jnp.zeros((1, 400))
+
+    class One(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return linear(x, 300, "layer")
+
+    params = One().init(jax.random.key(0), x)["params"]["layer"]
+    for name, shape in (("kernel", (400, 300)), ("bias", (300,))):
+        values = np.asarray(params[name])
+        assert values.shape == shape
+        assert abs(values).max() <= 1 / 20
+        assert scipy.stats.kstest(values.ravel() * 20, "uniform", (-1, 2)).pvalue > 1e-3

@@ -128,7 +128,7 @@ def test_a_second_map_needs_all_its_parts():
             differential_attention(**rest, segment=jnp.asarray(SEGMENT))
 
 
-def published(q, k, v, mask, scale):
+def published(q, k, v, mask, scale, keep=1.0):
     """The published attention as PyTorch code would compute it, roll and fill included, fp64."""
     fill = np.where(mask, 0.0, 1.0)[:, None, None, :]
 
@@ -136,7 +136,7 @@ def published(q, k, v, mask, scale):
         plain = np.einsum("bihd,bjhd->bhij", q, keys) * scale
         return scipy.special.softmax(np.where(fill > 0, -1e9, plain), axis=-1)
 
-    return np.einsum("bhij,bjhd->bihd", scores(k) - scores(np.roll(k, 1, axis=1)), v)
+    return np.einsum("bhij,bjhd->bihd", keep * (scores(k) - scores(np.roll(k, 1, axis=1))), v)
 
 
 @pytest.mark.parametrize("spare", [0, 2])
@@ -154,6 +154,32 @@ def test_published_attention_rolls_keys_into_padding(spare):
         return published_attention(**x, mask=longer, extent=extent, scale=0.2)[:, :L]
 
     assert_matches(ours, lambda **x: published(**x, mask=mask, scale=0.2), x)
+
+
+def test_published_attention_drops_entries_of_the_difference():
+    x = {name: value for name, value in inputs("none").items() if name != "v"}
+    x["v"] = np.random.default_rng(2).normal(size=(B, L, H, d))
+    mask, extent, key = SEGMENT > 0, jnp.full(B, L), jax.random.key(7)
+    keep = oracles.kept_by_row(key, 0.4, (B, H, L, L)) / 0.6
+    assert 0 < (keep == 0).mean() < 1
+    options = {"mask": jnp.asarray(mask), "extent": extent, "drop_rate": 0.4, "key": key}
+    assert_matches(
+        lambda **x: published_attention(**x, **options, scale=0.2),
+        lambda **x: published(**x, mask=mask, scale=0.2, keep=keep),
+        x,
+    )
+
+
+def test_published_attention_of_a_conversation_of_nothing_is_zero():
+    x = {name: jnp.ones((1, 4, 2, 3)) for name in "qkv"}
+
+    def ours(x):
+        nobody = jnp.zeros((1, 4), bool)
+        return published_attention(**x, mask=nobody, extent=jnp.array([4]), scale=0.2)
+
+    assert not np.asarray(ours(x)).any()
+    gradients = jax.grad(lambda x: 1e6 * ours(x).sum())(x)
+    assert not any(np.asarray(g).any() for g in jax.tree.leaves(gradients))
 
 
 def test_masked_softmax_is_softmax_of_what_is_left():

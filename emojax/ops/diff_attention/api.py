@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from emojax.ops.diff_attention.reference import reference
 from emojax.ops.masks import visible
-from emojax.ops.rows import by_row
+from emojax.ops.rows import by_row, of_batch
 
 Implementation = Literal["auto", "xla", "reference"]
 
@@ -64,4 +64,4 @@ def differential_attention(
         return attend(*given, key=row_key)
 
     recompute = implementation != "reference"
-    return by_row(rows, q, k, v, lam, q2, k2, segment, mask, key=key, recompute=recompute)
+    return by_row(of_batch(rows), q, k, v, lam, q2, k2, segment, mask, key=key, recompute=recompute)
