@@ -96,7 +96,8 @@ def train(run: Run, console: Console, *, quiet: bool = False) -> Progress:
         first = jax.device_put(next(training.one_epoch()).batch)
         initial_state = make_initial_state(run.model, optimiser, config)
         given = jax.random.key(config.seed), first, run.collection()
-        with _compiling(step_function, initial_state.eval_shape(*given), first):
+        lowered = step_function.lower(initial_state.trace(*given).out_info, first)
+        with _compiling(lowered):
             state = initial_state(*given)
         last, best = Checkpoints(run.last, keep=2), Checkpoints(run.best, keep=1)
         stack.callback(last.close)
@@ -124,10 +125,10 @@ def train(run: Run, console: Console, *, quiet: bool = False) -> Progress:
 
 
 @contextlib.contextmanager
-def _compiling(step_function: Any, state: Any, batch: Any) -> Iterator[None]:
-    """Has the step compiled on another thread; what goes wrong there is met again at its call."""
+def _compiling(lowered: jax.stages.Lowered) -> Iterator[None]:
+    """Compiles on another thread; the call finds it done, or meets again what went wrong."""
     with ThreadPoolExecutor(1) as background:
-        background.submit(lambda: step_function.lower(state, batch).compile())
+        background.submit(lowered.compile)
         yield
 
 

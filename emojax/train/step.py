@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -52,7 +51,7 @@ class TrainState:
 
 def make_initial_state(
     model: nn.Module, optimiser: optax.GradientTransformation, config: TrainConfig
-) -> Any:
+) -> jax.stages.Wrapped:
     """The jitted function (key, batch, statistics) -> fresh state; of the batch only shapes matter.
 
     Every leaf has a strong dtype.
@@ -81,7 +80,7 @@ def make_train_step(
     config: TrainConfig,
     schedule: optax.Schedule,
     weights: np.ndarray | None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+) -> jax.stages.Wrapped:
     """The jitted step: (state, batch) -> (state, metrics), the old state's memory reused.
 
     Metrics are scalars: loss (nats), gradient_norm (before clipping), learning_rate, halted.
