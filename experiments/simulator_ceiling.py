@@ -1,8 +1,8 @@
 """What the embedded corpus allows: the exact ceilings of its test split.
 
-Cost: about 8 s on one CPU core; `--mlp` adds about a minute.
+Cost: about 8 s on one CPU core; `--mlp` adds a minute and a half.
 Expected (default config): Bayes accuracy 0.859, text alone 0.753, no context 0.776, majority
-0.259; the perceptron goes about 0.89 of the way.
+0.259; the perceptron goes about 0.92 of the way.
 
     python -m experiments.simulator_ceiling
     python -m experiments.simulator_ceiling --json
