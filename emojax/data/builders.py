@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from emojax.data.encoded import read_encoded
 from emojax.data.readers import SPLITS, Corpus, fingerprint
 from emojax.data.splits import OFFICIAL, check_rule, content_hash, make_splits, splits_hash
 from emojax.data.statistics import fit_statistics
-from emojax.data.text_encoder import TextEncoder, open_text_encoder, read_encoded
+from emojax.data.text_encoder import TextEncoder, open_text_encoder
 from emojax.errors import DataError
 from emojax.types import MODALITIES, Conversation, Signature
 

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
+from emojax.data.encoded import read_encoded
 from emojax.data.progress import progress
 from emojax.data.readers import Corpus, fingerprint
 from emojax.data.splits import OFFICIAL, check_rule
 from emojax.data.statistics import Statistics
-from emojax.data.text_encoder import open_text_encoder, read_encoded
+from emojax.data.text_encoder import open_text_encoder
 from emojax.errors import DataError
 from emojax.types import Conversation, Signature
 

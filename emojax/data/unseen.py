@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from emojax.data.encoded import encode_text
 from emojax.data.prepare import open_prepared
 from emojax.data.readers import Corpus, read_corpus
 from emojax.data.readers.json_lines import none_left, read_json_lines
-from emojax.data.text_encoder import TextEncoder, encode_text
+from emojax.data.text_encoder import TextEncoder
 from emojax.errors import DataError
 from emojax.types import MODALITIES, UNLABELLED, Conversation, Signature
 

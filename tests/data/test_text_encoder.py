@@ -13,9 +13,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from emojax.data import text_encoder
+from emojax.data.encoded import encode_text
 from emojax.data.prepare import prepare
 from emojax.data.readers import read_corpus
-from emojax.data.text_encoder import encode_text, open_text_encoder, reopen_text_encoder
+from emojax.data.text_encoder import open_text_encoder, reopen_text_encoder
 from emojax.errors import ConfigError, DataError
 from tests.goldens.make_bert import FOLDER, TEXTS
 from tests.tiny_run import emojax
@@ -88,6 +89,11 @@ def test_a_corpus_gets_new_text_and_keeps_the_rest(encoder, mosi, same):
     assert not corpus.splits["train"][-1].present[:2, 0].any()
 
 
+def test_strings_that_no_file_could_hold_are_read(encoder):
+    (odd, plain) = encoder.pieces(["good \ud800 day", "good ? day"])
+    assert odd == plain
+
+
 def test_without_words_there_is_nothing_to_encode(encoder, mosi):
     silent = {
         split: tuple(dataclasses.replace(c, transcript=("",) * len(c)) for c in found)
@@ -147,7 +153,8 @@ def test_damaged_files_are_named(copy: Path, file: str, damage: str):
         ({"hidden_size": "16"}, "not the description of a BERT"),
         ({"hidden_size": 32}, "shape"),
         ({"num_hidden_layers": 6}, "the tensor is missing"),
-        ({"vocab_size": 7}, "29 word pieces where the model knows 7"),
+        ({"vocab_size": 7}, "up to 28, and the model knows 7"),
+        ({"num_hidden_layers": 10**9}, "the tensor is missing"),
         ({"layer_norm_eps": "tiny"}, "not the description of a BERT"),
     ],
 )

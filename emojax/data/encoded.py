@@ -1,0 +1,101 @@
+"""Corpora whose text features are made from their transcripts, instead of what they bring.
+
+Distributed text features were often learned on the labels of the training split and then know too
+much of them; a frozen encoder knows nothing of the corpus.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from emojax.data.progress import progress
+from emojax.data.readers import Corpus, read_corpus
+from emojax.data.text_encoder import TextEncoder
+from emojax.errors import DataError
+from emojax.types import MODALITIES, Conversation
+
+if TYPE_CHECKING:
+    from emojax.data.simulator import SimulatorConfig
+
+
+def read_encoded(
+    source: str | Path | SimulatorConfig, encoder: TextEncoder | None, *, skip_bad: bool = False
+) -> Corpus:
+    """`read_corpus`, and then `encode_text` if there is an encoder; raises what they raise."""
+    corpus = read_corpus(source, skip_bad=skip_bad)
+    return corpus if encoder is None else encode_text(corpus, encoder, skip_bad=skip_bad)
+
+
+def encode_text(corpus: Corpus, encoder: TextEncoder, *, skip_bad: bool = False) -> Corpus:
+    """The corpus with text features made from its transcripts; without words, text is missing.
+
+    Args:
+      skip_bad: set a conversation with too long a transcript aside instead of raising.
+
+    Raises:
+      DataError: there is no transcript at all, or, unless skipped, one too long for the encoder.
+    """
+    skipped = list(corpus.skipped)
+    pieces: dict[tuple[str, int], list[list[int]]] = {}
+    for split, found in corpus.splits.items():
+        for i, each in enumerate(found):
+            try:
+                pieces[split, i] = _pieces(each, encoder, corpus.source)
+            except DataError as error:
+                if not skip_bad:
+                    raise
+                skipped.append(error)
+    flat = [ids for found in pieces.values() for ids in found]
+    if not flat:
+        raise DataError(
+            "there are no transcripts for data.text_encoder to read", file=corpus.source,
+            fix="Leave data.text_encoder empty to take the features that the source brings",
+        )  # fmt: skip
+    with progress("Encoding transcripts", len(flat)) as advance:
+        features = iter(encoder.encode(flat, advance))
+    splits: dict[str, list[Conversation]] = {split: [] for split in corpus.splits}
+    for split, i in pieces:
+        splits[split].append(_with_text(corpus.splits[split][i], features, encoder.width))
+    for split, kept in splits.items():
+        if not kept:
+            raise DataError(
+                f"no conversation for the {split} split: all of them are bad", file=corpus.source
+            )
+    _, audio, visual = corpus.signature.widths
+    return dataclasses.replace(
+        corpus,
+        signature=dataclasses.replace(corpus.signature, widths=(encoder.width, audio, visual)),
+        splits={split: tuple(kept) for split, kept in splits.items()},
+        skipped=tuple(skipped),
+    )
+
+
+def _pieces(conversation: Conversation, encoder: TextEncoder, file: Path) -> list[list[int]]:
+    """Word pieces of the utterances that have words."""
+    pieces = encoder.pieces([words for words in conversation.transcript if words.strip()])
+    longest = max(map(len, pieces), default=0)
+    if longest > encoder.config.positions:
+        raise DataError(
+            f"an utterance of {longest} word pieces", file=file, conversation=conversation.id,
+            field="transcript",
+            fix=f"{encoder.name} reads {encoder.config.positions}: split the utterance, or set the "
+            "conversation aside with --skip-bad",
+        )  # fmt: skip
+    return pieces
+
+
+def _with_text(
+    conversation: Conversation, features: Iterator[np.ndarray], width: int
+) -> Conversation:
+    spoken = np.array([bool(words.strip()) for words in conversation.transcript])
+    text = np.zeros((len(conversation), width), np.float32)
+    for i in np.flatnonzero(spoken):
+        text[i] = next(features)
+    present = conversation.present.copy()
+    present[:, MODALITIES.index("text")] = spoken
+    return dataclasses.replace(conversation, text=text, present=present)
