@@ -34,14 +34,15 @@ METRICS = ("accuracy", "weighted_f1", "macro_f1", "nll", "ece")
 
 
 def run_one(folder: Path, setting: str, arguments: list[str], *, test: bool) -> dict[str, Any]:
-    """Train and evaluate one run, or read the report that is there already."""
+    """Train and evaluate one run, or read the report of these settings that is there already."""
     report = folder / "report" / "report.json"
-    if not report.exists():
-        train = ["train", "--out", str(folder), "--resume", "--quiet", *arguments]
-        if status := emojax([*train, "--set", setting]):
-            sys.exit(status)
-        if status := emojax(["evaluate", str(folder), *([] if test else ["--no-test"])]):
-            sys.exit(status)
+    # A finished run is resumed too: it trains no more, but refuses settings that made another one.
+    train = ["train", "--out", str(folder), "--resume", "--quiet", *arguments]
+    if status := emojax([*train, "--set", setting]):
+        sys.exit(status)
+    evaluate = ["evaluate", str(folder), *([] if test else ["--no-test"])]
+    if not report.exists() and (status := emojax(evaluate)):
+        sys.exit(status)
     return json.loads(report.read_text(encoding="utf-8"))
 
 
