@@ -112,7 +112,8 @@ class EmojaxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
       source: a path, "simulated" or a simulator's config; None opens what is prepared.
       split_rule, validation_fraction: see `emojax.data.splits.make_splits`.
       skip_bad: set bad conversations aside.
-      text_encoder: "" or what makes the text features, see `emojax.data.text_encoder`.
+      text_encoder: "" or what makes the text features, open or by the name that
+        `emojax.data.text_encoder` opens.
       corpus: what `read_encoded` returns for these arguments, if it was called already.
 
     Raises:
@@ -133,7 +134,7 @@ class EmojaxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         split_rule: str = OFFICIAL,
         validation_fraction: float | None = None,
         skip_bad: bool = False,
-        text_encoder: str = "",
+        text_encoder: str | TextEncoder = "",
         corpus: Corpus | None = None,
         data_dir: str | Path | None = None,
         config: str | tfds.core.BuilderConfig | None = None,
@@ -147,7 +148,9 @@ class EmojaxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         else:
             check_rule(split_rule)
             digest = fingerprint(source)
-            encoder = open_text_encoder(text_encoder) if text_encoder else None
+            encoder = text_encoder or None
+            if isinstance(encoder, str):
+                encoder = open_text_encoder(encoder)
             config = config_name(
                 digest, split_rule, validation_fraction, skip_bad,
                 None if encoder is None else encoder.fingerprint,
@@ -174,7 +177,7 @@ class EmojaxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
             "split_rule": split_rule,
             "validation_fraction": validation_fraction,
             "skip_bad": skip_bad,
-            "text_encoder": text_encoder,
+            "text_encoder": getattr(text_encoder, "name", text_encoder),
             "data_dir": data_dir,
             "config": None if source is not None else config,
         }

@@ -174,7 +174,7 @@ def prepare(
     options = {
         "split_rule": split_rule,
         "validation_fraction": validation_fraction,
-        "text_encoder": text_encoder,
+        "text_encoder": encoder or "",
     }
     with _unwritable_is_clear(root), _one_at_a_time(root):
         # Somebody else may have prepared it while this process waited for its turn.
