@@ -19,6 +19,7 @@ from emojax.nn.diffusion import TextGuidedDiffusion
 from emojax.nn.layers import Dropout, LayerNorm, Standardise, dense
 from emojax.nn.mean_field import RelationMeanField
 from emojax.nn.relation_graph import RelationGraphLayer
+from emojax.nn.sharding import constrain, gathered, partitioned, stream
 from emojax.ops.masks import (
     OTHER_FUTURE,
     OTHER_PAST,
@@ -48,7 +49,7 @@ class Redifu(nn.Module):
         for i, modality in enumerate(MODALITIES):
             if modality != "text":
                 streams[i] = self.encode(streams[i], batch, modality)
-        x = jnp.stack(streams, axis=2)
+        x = stream(jnp.stack(streams, axis=2))
 
         codes = self.edges(batch)
         for depth in range(c.graph_layers):
@@ -83,7 +84,7 @@ class Redifu(nn.Module):
         features = Standardise(name=f"{modality}_standardise")(features)
         features = self.mix(features, present)
         features = Dropout(c.input_dropout)(features.astype(dtype))
-        x = dense(c.width, dtype, f"{modality}_input")(features)
+        x = dense(c.width, dtype, f"{modality}_input", axes=(None, "embed"))(features)
         missing = self.param(
             f"{modality}_missing", nn.initializers.normal(0.02), (c.width,), jnp.float32
         )
@@ -91,11 +92,12 @@ class Redifu(nn.Module):
         if c.speaker_embedding:
             speakers = len(self.signature.speakers)
             table = self.param(
-                f"{modality}_speaker", nn.initializers.normal(0.02), (speakers, c.width),
-                jnp.float32,
+                f"{modality}_speaker", partitioned(nn.initializers.normal(0.02), None, "embed"),
+                (speakers, c.width), jnp.float32,
             )  # fmt: skip
-            x += nn.one_hot(batch.speaker, speakers, dtype=dtype) @ table.astype(dtype)
-        return x
+            table = gathered(table.astype(dtype), None, "embed")
+            x += nn.one_hot(batch.speaker, speakers, dtype=dtype) @ table
+        return stream(x)
 
     def mix(
         self, features: Float[Array, "B L D_m"], present: Bool[Array, "B L"]
@@ -113,7 +115,9 @@ class Redifu(nn.Module):
         mixed = present & ~keep_mask(mix_key, rate, present.shape)
         mixed &= present.reshape(-1)[donor].reshape(present.shape)
         share = jnp.where(mixed, jax.random.uniform(share_key, present.shape), 1.0)[..., None]
-        others = features.reshape(-1, features.shape[-1])[donor].reshape(features.shape)
+        # Any utterance of the batch: the one place where devices look at others' rows.
+        everybody = constrain(features, None, None, None).reshape(-1, features.shape[-1])
+        others = stream(everybody[donor].reshape(features.shape))
         return share * features + (1 - share) * others
 
     def encode(self, x: Float[Array, "B L D"], batch: Batch, name: str) -> Float[Array, "B L D"]:

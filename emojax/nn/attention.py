@@ -12,6 +12,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from emojax.nn.layers import Dropout, LayerNorm, dense, dropout_key, gelu
+from emojax.nn.sharding import over_shards, partitioned, stream
 from emojax.ops.diff_attention.api import differential_attention
 
 
@@ -49,7 +50,7 @@ class DifferentialAttention(nn.Module):
         head_width = width // heads
 
         def project(name: str, features: int, groups: int = 1) -> list[Array]:
-            y = dense(features, self.dtype, name, use_bias=False)(x)
+            y = dense(features, self.dtype, name, axes=("embed", "heads"), use_bias=False)(x)
             return list(rearrange(y, "b l (h g d) -> g b l h d", h=heads, g=groups))
 
         def turned(name: str, features: int, groups: int = 1) -> list[Array]:
@@ -64,20 +65,41 @@ class DifferentialAttention(nn.Module):
         elif self.variant == "v2":
             (q, q2), (k,) = turned("query", 2 * width, 2), turned("key", width)
             k2 = k
-            lam = nn.sigmoid(dense(heads, jnp.float32, "lambda")(x.astype(jnp.float32)))
+            gate = dense(heads, jnp.float32, "lambda", axes=("embed", "heads"))
+            lam = nn.sigmoid(gate(x.astype(jnp.float32)))
         else:
             (q,), (k,) = turned("query", width), turned("key", width)
             if self.variant == "temporal":
-                lam = self.param("lambda", nn.initializers.constant(0.5), (heads,), jnp.float32)
+                half = partitioned(nn.initializers.constant(0.5), "heads")
+                lam = self.param("lambda", half, (heads,), jnp.float32)
         (v,) = project("value", width)
-        y = differential_attention(
-            q, k, v, lam, q2=q2, k2=k2, segment=segment, causal=self.causal,
-            drop_rate=self.drop_rate, key=dropout_key(self, self.drop_rate),
-        )  # fmt: skip
+        y = self.attend(q, k, v, lam, q2, k2, segment)
         if self.variant == "dual":
             y = self.head_norm(y) * (1 - self.lambda_init)
         y = rearrange(y, "b l h d -> b l (h d)").astype(self.dtype)
-        return dense(width, self.dtype, "out", use_bias=False)(y)
+        out = dense(width, self.dtype, "out", axes=("heads", "embed"), use_bias=False)
+        return stream(out(y))
+
+    def attend(
+        self, q: Array, k: Array, v: Array, lam: Array | None, q2: Array | None, k2: Array | None,
+        segment: Array,
+    ) -> Float[Array, "B L H e"]:  # fmt: skip
+        """The operator, on each device's rows and heads."""
+        key = dropout_key(self, self.drop_rate)
+
+        def attend(
+            q: Array, k: Array, v: Array, lam: Array | None, q2: Array | None, k2: Array | None,
+            segment: Array,
+        ) -> Array:  # fmt: skip
+            return differential_attention(
+                q, k, v, lam, q2=q2, k2=k2, segment=segment, causal=self.causal,
+                drop_rate=self.drop_rate, key=key,
+            )  # fmt: skip
+
+        heads = ("batch", "length", "heads", None)
+        of_lambda = () if lam is None else ("batch", "length", "heads")[3 - lam.ndim :]
+        names = (heads, heads, heads, of_lambda, heads, heads, ("batch", "length"))
+        return over_shards(attend, names, heads)(q, k, v, lam, q2, k2, segment)
 
     @property
     def lambda_init(self) -> float:
@@ -105,8 +127,9 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*axes D"]) -> Float[Array, "*axes D"]:
         width = x.shape[-1]
-        h = gelu(dense(self.ratio * width, self.dtype, "in")(x))
-        return dense(width, self.dtype, "out")(Dropout(self.drop_rate)(h))
+        h = dense(self.ratio * width, self.dtype, "in", axes=("embed", "mlp"))(x)
+        h = Dropout(self.drop_rate)(gelu(stream(h, "mlp")))
+        return stream(dense(width, self.dtype, "out", axes=("mlp", "embed"))(h))
 
 
 class DifferentialLayer(nn.Module):

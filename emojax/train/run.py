@@ -17,6 +17,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from jax.sharding import Mesh
 
 from emojax import __version__
 from emojax.config import Config, DataConfig, from_dict, to_dict
@@ -24,6 +25,7 @@ from emojax.data.packing import plan_epoch
 from emojax.data.pipeline import Batches
 from emojax.data.prepare import PreparedCorpus, open_prepared, prepare
 from emojax.data.readers import SPLITS
+from emojax.dist.mesh import held_rows, row_shards
 from emojax.errors import CheckpointError, ConfigError, DataError
 from emojax.models.registry import build
 from emojax.nn.layers import identity_statistics, statistics
@@ -56,11 +58,18 @@ class Run:
     def best(self) -> Path:
         return self.folder / BEST
 
-    def batches(self, split: str, *, shuffle: bool = False) -> Batches:
-        """A split in batches, shuffled anew each epoch or in order."""
+    def batches(self, split: str, *, training: bool = False, mesh: Mesh | None = None) -> Batches:
+        """A split in batches: in order, or shuffled anew each epoch as training takes them.
+
+        Args:
+          mesh: over whose devices the rows are to be spread; each process reads its own.
+        """
+        train = self.config.train
         return Batches(
             self.corpus.split(split), self.corpus.lengths(split), self.corpus.signature.widths,
-            self.config.data, seed=self.config.train.seed if shuffle else None,
+            self.config.data, seed=train.seed if training else None,
+            rows_multiple=row_shards(mesh) * (train.accumulate if training else 1),
+            held=held_rows(mesh),
         )  # fmt: skip
 
     def collection(self) -> dict[str, Any]:

@@ -1,0 +1,182 @@
+"""Where arrays lie while a model computes: logical names of their axes, and a mesh of devices.
+
+Layers name axes ("batch", "heads", ...); a table of rules, which `dist.rules` holds, says along
+which axes of the mesh each is divided. Outside of `sharded`, or on a single device, everything here
+does nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax import Array
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+Rules = Mapping[str, tuple[str, ...]]
+"""Axes of the mesh along which an axis of an array is divided, by its logical name."""
+
+Names = Sequence[str | None]
+
+STORED = ("embed", "fused")
+"""Axes divided only while a parameter is stored: whoever computes with it gathers them first."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """A mesh and the rules for it."""
+
+    mesh: Mesh | AbstractMesh
+    rules: Rules
+
+    def spec(self, names: Names, shape: Sequence[int] | None = None) -> PartitionSpec:
+        """How an array is divided. An axis that its devices do not divide evenly stays whole.
+
+        Without a shape all axes divide evenly.
+
+        Raises:
+          KeyError: there is no rule for a name.
+        """
+        sizes = dict(self.mesh.shape)
+
+        def axes(name: str | None, size: int) -> tuple[str, ...] | None:
+            several = tuple(a for a in self.rules[name] if sizes[a] > 1) if name else ()
+            even = size % math.prod(sizes[a] for a in several) == 0
+            return several if several and even else None
+
+        shape = (0,) * len(names) if shape is None else shape
+        return PartitionSpec(*(axes(n, s) for n, s in zip(names, shape, strict=True)))
+
+    def sharding(self, names: Names, shape: Sequence[int]) -> NamedSharding:
+        return NamedSharding(self.mesh, self.spec(names, shape))
+
+
+_PLACEMENT: ContextVar[Placement | None] = ContextVar("placement", default=None)
+_NAMED: ContextVar[bool] = ContextVar("named", default=False)
+_SHARD: ContextVar[Placement | None] = ContextVar("shard", default=None)
+"""Set inside a function that `over_shards` runs."""
+
+
+@contextlib.contextmanager
+def sharded(placement: Placement | None) -> Iterator[None]:
+    """What is traced inside is divided as the placement says."""
+    if placement is not None and placement.mesh.size == 1:
+        placement = None
+    token = _PLACEMENT.set(placement)
+    try:
+        yield
+    finally:
+        _PLACEMENT.reset(token)
+
+
+@contextlib.contextmanager
+def named_axes() -> Iterator[None]:
+    """Parameters that are initialised inside come in boxes with the logical names of their axes.
+
+    Everywhere else a model's variables are plain arrays.
+    """
+    token = _NAMED.set(True)
+    try:
+        yield
+    finally:
+        _NAMED.reset(token)
+
+
+def partitioned(init: Callable[..., Array], *names: str | None) -> Callable[..., Any]:
+    """An initialiser that knows the logical names of its parameter's axes."""
+
+    @functools.wraps(init)
+    def named(*arguments: Any, **options: Any) -> Any:
+        value = init(*arguments, **options)
+        return nn.LogicallyPartitioned(value, tuple(names)) if _NAMED.get() else value
+
+    return named
+
+
+def constrain(x: Array, *names: str | None) -> Array:
+    """`x`, divided along its axes as their names say."""
+    here = _PLACEMENT.get()
+    if here is None or _SHARD.get() is not None:
+        return x
+    return jax.lax.with_sharding_constraint(x, here.sharding(names, x.shape))
+
+
+def stream(x: Array, last: str | None = None) -> Array:
+    """`constrain` for what flows through a model, [B, L, ..., D]; `last` names its last axis."""
+    return constrain(x, "batch", "length", *(None,) * (x.ndim - 3), last)
+
+
+def gathered(parameter: Array, *names: str | None) -> Array:
+    """A parameter with the axes that are divided for storage alone made whole.
+
+    Its gradient goes straight back to where the parameter is stored, so that devices can exchange
+    the share that each keeps instead of the sum that none needs.
+    """
+    if _PLACEMENT.get() is None or not set(names) & set(STORED):
+        return parameter
+    used = tuple(None if name in STORED else name for name in names)
+
+    @jax.custom_vjp
+    def gather(x: Array) -> Array:
+        return constrain(x, *used)
+
+    gather.defvjp(lambda x: (gather(x), None), lambda _, g: (constrain(g, *names),))
+    return gather(parameter)
+
+
+def over_shards(
+    function: Callable[..., Any], inputs: Sequence[Names], output: Names
+) -> Callable[..., Array]:
+    """`function` on each device's share of its arguments, as operators and kernels want it.
+
+    Args:
+      inputs: logical names of each argument's axes; an argument may be None.
+      output: those of the result.
+    """
+    here = _PLACEMENT.get()
+    if here is None:
+        return function
+
+    def shard(*arrays: Array | None) -> Any:
+        token = _SHARD.set(here)
+        try:
+            return function(*arrays)
+        finally:
+            _SHARD.reset(token)
+
+    @functools.wraps(function)
+    def call(*arrays: Array | None) -> Array:
+        specs = tuple(
+            PartitionSpec() if x is None else here.spec(names, x.shape)
+            for x, names in zip(arrays, inputs, strict=True)
+        )
+        return jax.shard_map(
+            shard, mesh=here.mesh, in_specs=specs, out_specs=here.spec(output),
+            # Kernels do not say along which axes their results vary.
+            check_vma=False,
+        )(*arrays)  # fmt: skip
+
+    return call
+
+
+def whole_rows(x: Array) -> Array:
+    """Inside of `over_shards`: all columns of [B, L, ...] of which this device has a share."""
+    here = _SHARD.get()
+    if here is None or here.mesh.shape["sequence"] == 1:
+        return x
+    return jax.lax.all_gather(x, "sequence", axis=1, tiled=True)
+
+
+def first_column(length: int) -> int | Array:
+    """Inside of `over_shards`: the column at which this device's share of `length` begins."""
+    here = _SHARD.get()
+    if here is None or here.mesh.shape["sequence"] == 1:
+        return 0
+    return jax.lax.axis_index("sequence") * length
