@@ -6,6 +6,7 @@ windows are one thing and every operator sees the same.
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Int
@@ -34,6 +35,30 @@ def visible(
     if window is not None:
         same = same & (jnp.abs(distance) <= window)
     return same
+
+
+def spans(
+    segment: Int[Array, "B L"], *, causal: bool = False, window: int | None = None
+) -> tuple[Int[Array, "B L"], Int[Array, "B L"], Int[Array, "B L"]]:
+    """What `visible` says, as an interval: column i sees the columns low[i] <= j < high[i].
+
+    Returns:
+      (start, low, high). `start` is the first column of i's conversation; padding has an empty
+      interval at 0.
+    """
+    column = jnp.broadcast_to(jnp.arange(segment.shape[1], dtype=jnp.int32), segment.shape)
+    edge = segment[:, 1:] != segment[:, :-1]
+    first = jnp.pad(edge, ((0, 0), (1, 0)), constant_values=True)
+    last = jnp.pad(edge, ((0, 0), (0, 1)), constant_values=True)
+    start = jax.lax.cummax(jnp.where(first, column, 0), axis=1)
+    end = jax.lax.cummin(jnp.where(last, column + 1, segment.shape[1]), axis=1, reverse=True)
+    low, high = start, end
+    if window is not None:
+        low, high = jnp.maximum(low, column - window), jnp.minimum(high, column + window + 1)
+    if causal:
+        high = jnp.minimum(high, column + 1)
+    real = segment > 0
+    return jnp.where(real, start, 0), jnp.where(real, low, 0), jnp.where(real, high, 0)
 
 
 def relations(speaker: Int[Array, "B L"], visible: Bool[Array, "B L L"]) -> Int[Array, "B L L"]:

@@ -33,7 +33,28 @@ def keep_at(key: Array, rate: float, index: Array) -> Array:
     """The elements of `keep_mask` at u32 indices into its flattened array."""
     words = jax.random.key_data(key).ravel()
     bits = _mix(_mix(index ^ words[0]) + words[-1])
-    return bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+    return bits >= _threshold(rate)
+
+
+def seeds(key: Array, *shape: int) -> Array:
+    """u32[shape] from a key: one for each map that `keep_pair` is asked about."""
+    return jax.random.bits(key, shape, jnp.uint32)
+
+
+def keep_pair(seed: Array, query: Array, key: Array, rate: float) -> Array:
+    """Which entries (query, key) of an attention map survive dropout; the arguments broadcast.
+
+    A hash of the map's seed and of the two columns, so that every implementation, block and shard
+    of a map drops the same entries and none stores them.
+    """
+    row = _mix(seed ^ _mix(query.astype(jnp.uint32) + jnp.uint32(1)))
+    # Steps of 2^32 / golden ratio spread neighbouring keys over all bits.
+    bits = _mix(row + key.astype(jnp.uint32) * jnp.uint32(0x9E3779B9))
+    return bits >= _threshold(rate)
+
+
+def _threshold(rate: float) -> Array:
+    return jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
 
 
 def dropout(x: Array, rate: float, key: Array | None) -> Array:

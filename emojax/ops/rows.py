@@ -8,12 +8,11 @@ from typing import Any
 import jax
 from jax import Array
 
+from emojax.ops.target import target
+
 
 def by_row(
-    function: Callable[..., Any],
-    *arrays: Array | None,
-    key: Array | None = None,
-    recompute: bool = True,
+    function: Callable[..., Any], *arrays: Any, key: Array | None = None, recompute: bool = True
 ) -> Any:
     """`function(*arrays, key)`, computed row by row on CPU and side by side elsewhere.
 
@@ -22,19 +21,18 @@ def by_row(
 
     Args:
       function: of one row, arrays without that axis, and a key or None, to an array or several.
-      arrays: leading axis B each; None is passed on.
+      arrays: trees of arrays with leading axis B; None has no rows and is passed on.
       key: split into one for each row.
       recompute: compute each row again in the backward pass instead of storing what it needs.
     """
-    given = [x for x in arrays if x is not None]
-    keys = None if key is None else jax.random.split(key, len(given[0]))
+    rows = len(jax.tree.leaves(arrays)[0])
+    keys = None if key is None else jax.random.split(key, rows)
 
-    def one(row: tuple[list[Array], Array | None]) -> Any:
-        rest = iter(row[0])
-        return function(*(x if x is None else next(rest) for x in arrays), row[1])
+    def one(row: Any) -> Any:
+        return function(*row)
 
-    each = jax.lax.map if jax.default_backend() == "cpu" else lambda f, xs: jax.vmap(f)(xs)
-    return each(jax.checkpoint(one) if recompute else one, (given, keys))
+    each = jax.lax.map if target()[0] == "cpu" else lambda f, xs: jax.vmap(f)(xs)
+    return each(jax.checkpoint(one) if recompute else one, (*arrays, keys))
 
 
 def of_batch(function: Callable[..., Array]) -> Callable[..., Array]:

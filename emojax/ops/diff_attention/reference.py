@@ -1,4 +1,4 @@
-"""Differential attention as its definition reads; the oracle of every other implementation."""
+"""Differential attention as its definition reads; every other implementation must agree with it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from emojax.ops.random import dropout
+from emojax.ops.diff_attention.problem import Operands, Options
+from emojax.ops.random import keep_pair
 
 
 def masked_softmax(scores: Float[Array, "*axes J"], mask: Bool[Array, "*#axes J"]) -> Array:
@@ -19,44 +20,27 @@ def masked_softmax(scores: Float[Array, "*axes J"], mask: Bool[Array, "*#axes J"
     return weights / jnp.where(total > 0, total, 1.0)
 
 
-def _scores(q: Array, k: Array, scale: float) -> Array:
-    return jnp.einsum("bihd,bjhd->bhij", q, k, preferred_element_type=jnp.float32) * scale
+def reference(x: Operands, options: Options) -> Float[Array, "B I H e"]:
+    """See `api.differential_attention`. Both maps are stored for the backward pass."""
+    group = x.q.shape[2] // x.k.shape[2]
 
+    def softmax(q: Array, k: Array, low: Array) -> Float[Array, "B H I J"]:
+        k = jnp.repeat(k, group, axis=2)
+        scores = jnp.einsum("bihd,bjhd->bhij", q, k, preferred_element_type=jnp.float32)
+        column = jnp.arange(k.shape[1])
+        mask = (column >= low[..., None]) & (column < x.high[..., None])
+        return masked_softmax(options.scale * scores, mask[:, None])
 
-def shifted(scores: Array, mask: Array, segment: Array) -> tuple[Array, Array]:
-    """Scores and mask of keys moved one step on inside their conversation.
-
-    Moving keys moves columns: column j holds what i scored at j - 1. The first utterance of a
-    conversation has no key to receive.
-    """
-    inside = jnp.pad(segment[:, 1:] == segment[:, :-1], ((0, 0), (1, 0)))
-    moved = jnp.pad(scores[..., :-1], ((0, 0), (0, 0), (0, 0), (1, 0)))
-    return moved, mask & inside[:, None, None, :]
-
-
-def reference(
-    q: Float[Array, "B L H d"],
-    k: Float[Array, "B L H d"],
-    v: Float[Array, "B L H e"],
-    lam: Array | None,
-    q2: Array | None,
-    k2: Array | None,
-    segment: Array,
-    mask: Bool[Array, "B L L"],
-    scale: float,
-    drop_rate: float,
-    key: Array | None,
-) -> Float[Array, "B L H e"]:
-    """See `api.differential_attention`; `mask` is segments, causality and window in one."""
-    seen = mask[:, None]
-    scores = _scores(q, k, scale)
-    weights = masked_softmax(scores, seen)
-    if lam is not None:
-        if q2 is None or k2 is None:
-            second = masked_softmax(*shifted(scores, seen, segment))
-        else:
-            second = masked_softmax(_scores(q2, k2, scale), seen)
-        lam = jnp.broadcast_to(lam, q.shape[:3]).astype(jnp.float32)
-        weights = weights - jnp.moveaxis(lam, 1, 2)[..., None] * second
-    weights = dropout(weights, drop_rate, key)
-    return jnp.einsum("bhij,bjhe->bihe", weights.astype(v.dtype), v)
+    weights = softmax(x.q, x.k, x.low)
+    if x.q2 is not None and x.k2 is not None and x.lam is not None:
+        weights -= jnp.moveaxis(x.lam, 1, 2)[..., None] * softmax(x.q2, x.k2, x.low2)
+    if x.seed is not None:
+        query, key = (jnp.arange(size, dtype=jnp.int32) for size in weights.shape[2:])
+        query = (x.first[:, None] + query)[:, None, :, None]
+        kept = keep_pair(x.seed[..., None, None], query, key, options.drop_rate)
+        weights = jnp.where(kept, weights / (1 - options.drop_rate), 0)
+    v = jnp.repeat(x.v, group, axis=2)
+    found = jnp.einsum(
+        "bhij,bjhe->bihe", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
+    )
+    return found.astype(v.dtype)
