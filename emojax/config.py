@@ -360,11 +360,11 @@ class Config:
         lengths = list(self.data.buckets) or [PADDED_STEP]
         if self.data.overlong == "own_bucket" and self.data.buckets:
             lengths.append(OWN_BUCKET_STEP)  # what longer conversations are rounded up to
-        for length in lengths:
+        for length in lengths if mesh.sequence > 1 else ():
             _require(
-                length % mesh.sequence == 0, "mesh.sequence",
-                f"must divide every row length (data.buckets), not {mesh.sequence}: there are rows "
-                f"of {length}",
+                length % mesh.sequence == 0 and length >= 2 * mesh.sequence, "mesh.sequence",
+                f"must divide every row length (data.buckets) into parts of 2 or more, not "
+                f"{mesh.sequence}: there are rows of {length}",
             )  # fmt: skip
 
 

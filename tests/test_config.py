@@ -253,7 +253,6 @@ CONFIG = st.builds(
     Config,
     data=st.builds(
         DataConfig,
-    MeshConfig,
         source=st.text(),
         layout=st.just("padded"),
         buckets=st.sets(st.integers(1, 200)).map(lambda b: tuple(sorted(b))),

@@ -12,8 +12,16 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from emojax.nn.layers import Dropout, LayerNorm, dense, dropout_key, gelu
-from emojax.nn.sharding import over_shards, partitioned, stream
+from emojax.nn.sharding import (
+    first_column,
+    over_shards,
+    partitioned,
+    stream,
+    whole_rows,
+    with_neighbours,
+)
 from emojax.ops.diff_attention.api import differential_attention
+from emojax.ops.random import seeds
 
 
 def rotate(x: Float[Array, "B L H d"], position: Int[Array, "B L"]) -> Float[Array, "B L H d"]:
@@ -84,22 +92,27 @@ class DifferentialAttention(nn.Module):
         self, q: Array, k: Array, v: Array, lam: Array | None, q2: Array | None, k2: Array | None,
         segment: Array,
     ) -> Float[Array, "B L H e"]:  # fmt: skip
-        """The operator, on each device's rows and heads."""
+        """The operator, on each device's rows, queries and heads."""
         key = dropout_key(self, self.drop_rate)
+        # Of all rows and heads, so that what is dropped does not depend on who computes it.
+        seed = None if key is None else seeds(key, q.shape[0], self.heads)
 
         def attend(
             q: Array, k: Array, v: Array, lam: Array | None, q2: Array | None, k2: Array | None,
-            segment: Array,
+            segment: Array, seed: Array | None,
         ) -> Array:  # fmt: skip
+            k, v, k2, segment = map(whole_rows, (k, v, k2, segment))
             return differential_attention(
-                q, k, v, lam, q2=q2, k2=k2, segment=segment, causal=self.causal,
-                drop_rate=self.drop_rate, key=key,
+                q, k, v, lam, q2=q2, k2=k2, segment=segment, first=first_column(q.shape[1]),
+                causal=self.causal, drop_rate=self.drop_rate, seed=seed,
             )  # fmt: skip
 
         heads = ("batch", "length", "heads", None)
         of_lambda = () if lam is None else ("batch", "length", "heads")[3 - lam.ndim :]
-        names = (heads, heads, heads, of_lambda, heads, heads, ("batch", "length"))
-        return over_shards(attend, names, heads)(q, k, v, lam, q2, k2, segment)
+        names = (
+            heads, heads, heads, of_lambda, heads, heads, ("batch", "length"), ("batch", "heads")
+        )  # fmt: skip
+        return over_shards(attend, names, heads)(q, k, v, lam, q2, k2, segment, seed)
 
     @property
     def lambda_init(self) -> float:
@@ -170,16 +183,24 @@ class Delta(nn.Module):
     def __call__(
         self, x: Float[Array, "B L D"], segment: Int[Array, "B L"]
     ) -> Float[Array, "B L D"]:
-        width, length = x.shape[-1], x.shape[1]
+        width = x.shape[-1]
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, width), jnp.float32)
         scale = self.param("scale", nn.initializers.constant(0.1), (), jnp.float32)
         before, after = (2, 0) if self.causal else (1, 1)
-        padded = jnp.pad(x, ((0, 0), (before, after), (0, 0)))
-        labels = jnp.pad(segment, ((0, 0), (before, after)))
-        change = jnp.zeros_like(x)
-        for tap in range(3):
-            mine = labels[:, tap : tap + length] == segment
-            shifted = jnp.where(mine[..., None], padded[:, tap : tap + length], 0)
-            change += shifted * kernel[tap].astype(self.dtype)
+
+        def convolve(x: Array, segment: Array, kernel: Array) -> Array:
+            length = x.shape[1]
+            padded = with_neighbours(x, before, after)
+            labels = with_neighbours(segment, before, after)
+            change = jnp.zeros_like(x)
+            for tap in range(3):
+                mine = labels[:, tap : tap + length] == segment
+                shifted = jnp.where(mine[..., None], padded[:, tap : tap + length], 0)
+                change += shifted * kernel[tap].astype(self.dtype)
+            return change
+
+        columns = ("batch", "length", None)
+        over = over_shards(convolve, (columns, columns[:2], (None, None)), columns)
+        change = over(x, segment, kernel)
         gate = nn.sigmoid(dense(width, self.dtype, "gate")(x))
         return x + scale.astype(self.dtype) * gate * LayerNorm(name="norm")(change)

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from emojax.nn.sharding import STORED, constrain, gathered, partitioned
+from emojax.nn.sharding import STORED, constrain, gathered, partitioned, regathered
 from emojax.ops.random import dropout
 from emojax.types import MODALITIES
 
@@ -104,7 +104,10 @@ def dense(
     of_bias = None if axes[1] in STORED else axes[1]
 
     def product(x: Array, kernel: Array, *given: Any, **more: Any) -> Array:
-        return jax.lax.dot_general(x, gathered(kernel, *axes), *given, **more)
+        def dot(x: Array, kernel: Array) -> Array:
+            return jax.lax.dot_general(x, gathered(kernel, *axes), *given, **more)
+
+        return regathered(dot)(x, kernel)
 
     return nn.Dense(
         features, dtype=dtype, param_dtype=jnp.float32, name=name, dot_general=product,
@@ -129,8 +132,12 @@ class FusedDense(nn.Module):
         )
         bias = self.param("bias", partitioned(nn.initializers.zeros, None), shape[1:], jnp.float32)
         kernel = kernel.astype(self.dtype).reshape(shape[0], self.parts, self.features)
-        kernel = constrain(gathered(kernel, "fused", None, None), None, None, "heads")
-        y = jnp.einsum("...i,inj->...nj", x.astype(self.dtype), kernel)
+
+        def products(x: Array, kernel: Array) -> Array:
+            kernel = constrain(gathered(kernel, "fused", None, None), None, None, "heads")
+            return jnp.einsum("...i,inj->...nj", x, kernel)
+
+        y = regathered(products)(x.astype(self.dtype), kernel)
         y += bias.astype(self.dtype).reshape(self.parts, self.features)
         return jnp.moveaxis(y, -2, 0)
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from emojax.nn.attention import FeedForward
 from emojax.nn.layers import Dropout, FusedDense, LayerNorm, dense, dropout_key
-from emojax.nn.sharding import over_shards, partitioned, stream
+from emojax.nn.sharding import over_shards, partitioned, stream, whole_rows
 from emojax.ops.masks import RELATIONS
 from emojax.ops.relation_attention import relation_attention
 
@@ -50,10 +50,14 @@ class RelationGraphLayer(nn.Module):
         q, k, v = rearrange(qkv, "n b l m (h d) -> n b l m h d", h=self.heads)
         key = dropout_key(self, self.attention_drop_rate)
 
-        def attend(*arrays: Array) -> Array:
+        def attend(
+            q: Array, k: Array, v: Array, relation: Array, codes: Array, present: Array
+        ) -> Array:
+            k, v, present = map(whole_rows, (k, v, present))
             return relation_attention(
-                *arrays, cross_modal=self.cross_modal, drop_rate=self.attention_drop_rate, key=key
-            )
+                q, k, v, relation, codes, present, cross_modal=self.cross_modal,
+                drop_rate=self.attention_drop_rate, key=key,
+            )  # fmt: skip
 
         nodes = ("batch", "length", None, "heads", None)
         names = (

@@ -10,15 +10,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+T = TypeVar("T", bound=Array | None)
 
 Rules = Mapping[str, tuple[str, ...]]
 """Axes of the mesh along which an axis of an array is divided, by its logical name."""
@@ -36,10 +40,8 @@ class Placement:
     mesh: Mesh | AbstractMesh
     rules: Rules
 
-    def spec(self, names: Names, shape: Sequence[int] | None = None) -> PartitionSpec:
+    def spec(self, names: Names, shape: Sequence[int]) -> PartitionSpec:
         """How an array is divided. An axis that its devices do not divide evenly stays whole.
-
-        Without a shape all axes divide evenly.
 
         Raises:
           KeyError: there is no rule for a name.
@@ -51,7 +53,6 @@ class Placement:
             even = size % math.prod(sizes[a] for a in several) == 0
             return several if several and even else None
 
-        shape = (0,) * len(names) if shape is None else shape
         return PartitionSpec(*(axes(n, s) for n, s in zip(names, shape, strict=True)))
 
     def sharding(self, names: Names, shape: Sequence[int]) -> NamedSharding:
@@ -131,6 +132,15 @@ def gathered(parameter: Array, *names: str | None) -> Array:
     return gather(parameter)
 
 
+def regathered(function: Callable[..., Array]) -> Callable[..., Array]:
+    """A function that gathers a parameter, and in the backward pass gathers it again.
+
+    Otherwise every device would keep all parameters whole from the forward pass to the backward.
+    """
+    here = _PLACEMENT.get()
+    return function if here is None or here.mesh.shape["fsdp"] == 1 else jax.checkpoint(function)
+
+
 def over_shards(
     function: Callable[..., Any], inputs: Sequence[Names], output: Names
 ) -> Callable[..., Array]:
@@ -151,14 +161,22 @@ def over_shards(
         finally:
             _SHARD.reset(token)
 
-    @functools.wraps(function)
+    # Axes that divide nothing here are left to the compiler: made manual, the backward pass would
+    # sum over them.
+    sizes = here.mesh.shape
+    used = {name for names in (*inputs, output) for name in names if name}
+    manual = frozenset(axis for name in used for axis in here.rules[name] if sizes[axis] > 1)
+    if not manual:
+        return function
+
+    def spec(x: Array | None, names: Names) -> PartitionSpec:
+        return PartitionSpec() if x is None else here.spec(names, x.shape)
+
     def call(*arrays: Array | None) -> Array:
-        specs = tuple(
-            PartitionSpec() if x is None else here.spec(names, x.shape)
-            for x, names in zip(arrays, inputs, strict=True)
-        )
         return jax.shard_map(
-            shard, mesh=here.mesh, in_specs=specs, out_specs=here.spec(output),
+            shard, mesh=here.mesh, axis_names=manual,
+            in_specs=tuple(map(spec, arrays, inputs)),
+            out_specs=here.spec(output, (0,) * len(output)),
             # Kernels do not say along which axes their results vary.
             check_vma=False,
         )(*arrays)  # fmt: skip
@@ -166,12 +184,30 @@ def over_shards(
     return call
 
 
-def whole_rows(x: Array) -> Array:
+def whole_rows(x: T) -> T:
     """Inside of `over_shards`: all columns of [B, L, ...] of which this device has a share."""
     here = _SHARD.get()
-    if here is None or here.mesh.shape["sequence"] == 1:
+    if x is None or here is None or here.mesh.shape["sequence"] == 1:
         return x
     return jax.lax.all_gather(x, "sequence", axis=1, tiled=True)
+
+
+def with_neighbours(x: Array, before: int, after: int) -> Array:
+    """Inside of `over_shards`: [B, L, ...] with columns of the devices before and after added.
+
+    Zeros stand where the row ends. At most L columns can be had of a neighbour.
+    """
+    here = _SHARD.get()
+    if here is None or here.mesh.shape["sequence"] == 1:
+        return jnp.pad(x, ((0, 0), (before, after), *((0, 0),) * (x.ndim - 2)))
+    chain = list(itertools.pairwise(range(here.mesh.shape["sequence"])))
+    parts = [x]
+    if before:
+        parts.insert(0, jax.lax.ppermute(x[:, -before:], "sequence", chain))
+    if after:
+        back = [(target, source) for source, target in chain]
+        parts.append(jax.lax.ppermute(x[:, :after], "sequence", back))
+    return jnp.concatenate(parts, axis=1)
 
 
 def first_column(length: int) -> int | Array:
