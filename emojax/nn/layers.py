@@ -28,10 +28,10 @@ class Dropout(nn.Module):
     rate: float
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, place: Array | None = None) -> Array:
         if self.rate == 0.0 or not self.has_rng("dropout"):
             return x
-        return dropout(x, self.rate, self.make_rng("dropout"))
+        return dropout(x, self.rate, self.make_rng("dropout"), place)
 
 
 def dropout_key(module: nn.Module, rate: float) -> Array | None:

@@ -109,6 +109,12 @@ def constrain(x: Array, *names: str | None) -> Array:
     return jax.lax.with_sharding_constraint(x, here.sharding(names, x.shape))
 
 
+def divided(name: str) -> bool:
+    """Whether axes of this name are divided among devices."""
+    here = _PLACEMENT.get()
+    return here is not None and any(here.mesh.shape[axis] > 1 for axis in here.rules[name])
+
+
 def stream(x: Array, last: str | None = None) -> Array:
     """`constrain` for what flows through a model, [B, L, ..., D]; `last` names its last axis."""
     return constrain(x, "batch", "length", *(None,) * (x.ndim - 3), last)
