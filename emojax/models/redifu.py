@@ -16,7 +16,7 @@ from emojax.config import RedifuConfig
 from emojax.models.output import Output
 from emojax.nn.attention import Delta, DifferentialLayer
 from emojax.nn.diffusion import TextGuidedDiffusion
-from emojax.nn.layers import Dropout, LayerNorm, Standardise, dense
+from emojax.nn.layers import Dropout, LayerNorm, Standardise, dense, rematerialised
 from emojax.nn.mean_field import RelationMeanField
 from emojax.nn.relation_graph import RelationGraphLayer
 from emojax.nn.sharding import constrain, gathered, partitioned, stream
@@ -37,6 +37,7 @@ class Redifu(nn.Module):
 
     config: RedifuConfig
     signature: Signature
+    remat: str = "none"
 
     @nn.compact
     def __call__(self, batch: Batch) -> Output:
@@ -53,12 +54,12 @@ class Redifu(nn.Module):
 
         codes = self.edges(batch)
         for depth in range(c.graph_layers):
-            x = RelationGraphLayer(
+            x = rematerialised(RelationGraphLayer, self.remat)(
                 c.graph_heads, c.cross_modal, c.feed_forward_ratio, c.dropout,
                 c.attention_dropout, dtype, name=f"graph_{depth}",
             )(x, codes, present)  # fmt: skip
         if c.text_guidance:
-            text = TextGuidedDiffusion(
+            text = rematerialised(TextGuidedDiffusion, self.remat)(
                 c.heads, c.diffusion_steps, c.causal, c.dropout, dtype, name="diffusion"
             )(x, present, batch.segment, batch.position)
             x = jnp.concatenate([text[:, :, None], x[:, :, 1:]], axis=2)
@@ -126,7 +127,7 @@ class Redifu(nn.Module):
         if c.delta:
             x = Delta(c.causal, dtype, name=f"{name}_delta")(x, batch.segment)
         for depth in range(c.encoder_layers):
-            x = DifferentialLayer(
+            x = rematerialised(DifferentialLayer, self.remat)(
                 c.heads, c.attention, c.causal, c.feed_forward_ratio, c.dropout,
                 c.attention_dropout, depth, dtype,
                 name=f"{name}_encoder_{depth}",

@@ -24,7 +24,15 @@ from jaxtyping import Bool, Float, Int
 
 from emojax.config import RedifuAuthorsConfig
 from emojax.models.output import Output
-from emojax.nn.layers import Dropout, LayerNorm, Standardise, dense, dropout_key, gelu
+from emojax.nn.layers import (
+    Dropout,
+    LayerNorm,
+    Standardise,
+    dense,
+    dropout_key,
+    gelu,
+    rematerialised,
+)
 from emojax.nn.sharding import (
     constrain,
     divided,
@@ -286,6 +294,7 @@ class RedifuAuthors(nn.Module):
 
     config: RedifuAuthorsConfig
     signature: Signature
+    remat: str = "none"
 
     @nn.compact
     def __call__(self, batch: Batch) -> Output:
@@ -324,11 +333,13 @@ class RedifuAuthors(nn.Module):
         codes = relations(batch.speaker, visible(batch.segment, window=c.window))
         same = jnp.where(codes < OTHER_FUTURE, codes, 0)
         cross = jnp.where((codes >= OTHER_FUTURE) | (codes == SELF), codes, 0)
-        text = RelationGAT(c, name="cross_speaker_graph")(x["text"], relation_table, cross, within)
-        text = RelationGAT(c, name="same_speaker_graph")(text, relation_table, same, within)
+        graph = rematerialised(RelationGAT, self.remat)
+        text = graph(c, name="cross_speaker_graph")(x["text"], relation_table, cross, within)
+        text = graph(c, name="same_speaker_graph")(text, relation_table, same, within)
         streams = {"text": text}
         for modality in ("audio", "visual"):
-            streams[modality] = Encoder(c, name=f"{modality}_encoder")(
+            encoder = rematerialised(Encoder, self.remat)
+            streams[modality] = encoder(c, name=f"{modality}_encoder")(
                 x[modality], speaker, mask, extent
             )
 
@@ -348,7 +359,8 @@ class RedifuAuthors(nn.Module):
         scores = []
         for modality, stream in streams.items():
             others = [normed[m] for m in MODALITIES if m != modality]
-            y = Fusion(c, name=f"{modality}_fusion")(
+            fusion = rematerialised(Fusion, self.remat, static_argnums=(5,))
+            y = fusion(c, name=f"{modality}_fusion")(
                 stream, normed[modality], others, within, real, place
             )  # fmt: skip
             if branch.head_reads_input:

@@ -69,6 +69,19 @@ def gelu(x: Array, approximate: bool = False) -> Array:
     return jax.checkpoint(functools.partial(jax.nn.gelu, approximate=approximate))(x)
 
 
+def rematerialised(layer: type[nn.Module], remat: str, **options: Any) -> Any:
+    """A layer that keeps less for its backward pass and computes it again.
+
+    Args:
+      remat: see `TrainConfig`.
+    """
+    if remat == "none":
+        return layer
+    policies = jax.checkpoint_policies
+    policy = policies.dots_with_no_batch_dims_saveable if remat == "products" else None
+    return nn.remat(layer, policy=policy, **options)
+
+
 class Standardise(nn.Module):
     """(x - mean) / deviation with the statistics of the training split, carried by the model.
 

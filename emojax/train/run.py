@@ -112,7 +112,7 @@ def create_run(folder: Path, config: Config) -> Run:
     for split in SPLITS:
         if corpus.ids(split):  # there may be no test split
             _check_lengths(corpus, split, data)
-    run = Run(folder, config, corpus, build(config.model, corpus.signature))
+    run = Run(folder, config, corpus, build(config.model, corpus.signature, config.train.remat))
     content = {
         "config": to_dict(config),
         "corpus": {
@@ -180,4 +180,4 @@ def open_run(folder: Path) -> Run:
             "the corpus is not the one this run was started on", file=corpus.path,
             fix="Prepare the original again, or start a new run",
         )  # fmt: skip
-    return Run(folder, config, corpus, build(config.model, signature))
+    return Run(folder, config, corpus, build(config.model, signature, config.train.remat))

@@ -21,6 +21,7 @@ from emojax.dist.compiler import compiler_options
 from emojax.dist.rules import placement, replicated, tree_shardings
 from emojax.nn.layers import identity_statistics
 from emojax.nn.sharding import named_axes, sharded
+from emojax.train.accumulate import accumulated
 from emojax.train.objective import objective
 from emojax.types import Batch
 
@@ -128,12 +129,17 @@ def make_train_step(
     def advance(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
-        def loss_of(params: Any) -> Array:
+        def output_of(params: Any, batch: Batch, key: Array) -> Any:
             variables = {"params": params, "statistics": state.statistics}
-            output: Any = model.apply(variables, batch, rngs={"dropout": key})
-            return objective(output, batch.label, config, class_weight)
+            return model.apply(variables, batch, rngs={"dropout": key})
 
-        loss, gradients = jax.value_and_grad(loss_of)(state.params)
+        def loss_of(params: Any) -> Array:
+            return objective(output_of(params, batch, key), batch.label, config, class_weight)
+
+        if config.accumulate == 1:
+            loss, gradients = jax.value_and_grad(loss_of)(state.params)
+        else:
+            loss, gradients = accumulated(output_of, state.params, batch, key, config, class_weight)
         norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         halted = jnp.where((state.halted == NEVER) & ~finite, state.step, state.halted)
