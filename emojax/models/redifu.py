@@ -19,7 +19,7 @@ from emojax.nn.diffusion import TextGuidedDiffusion
 from emojax.nn.layers import Dropout, LayerNorm, Standardise, dense, rematerialised
 from emojax.nn.mean_field import RelationMeanField
 from emojax.nn.relation_graph import RelationGraphLayer
-from emojax.nn.sharding import constrain, gathered, partitioned, stream
+from emojax.nn.sharding import constrain, stream
 from emojax.ops.masks import (
     OTHER_FUTURE,
     OTHER_PAST,
@@ -93,11 +93,10 @@ class Redifu(nn.Module):
         if c.speaker_embedding:
             speakers = len(self.signature.speakers)
             table = self.param(
-                f"{modality}_speaker", partitioned(nn.initializers.normal(0.02), None, "embed"),
-                (speakers, c.width), jnp.float32,
+                f"{modality}_speaker", nn.initializers.normal(0.02), (speakers, c.width),
+                jnp.float32,
             )  # fmt: skip
-            table = gathered(table.astype(dtype), None, "embed")
-            x += nn.one_hot(batch.speaker, speakers, dtype=dtype) @ table
+            x += nn.one_hot(batch.speaker, speakers, dtype=dtype) @ table.astype(dtype)
         return stream(x)
 
     def mix(
@@ -112,13 +111,13 @@ class Redifu(nn.Module):
         if rate == 0 or not self.has_rng("dropout"):
             return features
         mix_key, donor_key, share_key = jax.random.split(self.make_rng("dropout"), 3)
-        donor = jax.random.randint(donor_key, (present.size,), 0, present.size)
+        donor = jax.random.randint(donor_key, present.shape, 0, present.size)
         mixed = present & ~keep_mask(mix_key, rate, present.shape)
-        mixed &= present.reshape(-1)[donor].reshape(present.shape)
-        share = jnp.where(mixed, jax.random.uniform(share_key, present.shape), 1.0)[..., None]
         # Any utterance of the batch: the one place where devices look at others' rows.
+        mixed &= constrain(present, None, None).reshape(-1)[donor]
+        share = jnp.where(mixed, jax.random.uniform(share_key, present.shape), 1.0)[..., None]
         everybody = constrain(features, None, None, None).reshape(-1, features.shape[-1])
-        others = stream(everybody[donor].reshape(features.shape))
+        others = everybody[donor]
         return share * features + (1 - share) * others
 
     def encode(self, x: Float[Array, "B L D"], batch: Batch, name: str) -> Float[Array, "B L D"]:

@@ -36,10 +36,9 @@ from emojax.nn.layers import (
 from emojax.nn.sharding import (
     constrain,
     divided,
-    gathered,
     over_shards,
     partitioned,
-    regathered,
+    with_gathered,
 )
 from emojax.ops.attention import softmax_attention
 from emojax.ops.compact import compact, expand
@@ -103,10 +102,7 @@ def linear(x: Float[Array, "*axes I"], features: int, name: str, **options: Any)
 def product(x: Float[Array, "*axes D"], kernel: Float[Array, "D F"]) -> Float[Array, "*axes F"]:
     """x times a parameter whose rows are divided for storage."""
 
-    def gathered_product(x: Array, kernel: Array) -> Array:
-        return x @ gathered(kernel, "embed", None)
-
-    return regathered(gathered_product)(x, kernel.astype(x.dtype))
+    return with_gathered(jnp.matmul, x, kernel.astype(x.dtype), "embed", None)
 
 
 class GATLayer(nn.Module):
@@ -317,10 +313,8 @@ class RedifuAuthors(nn.Module):
 
         speakers = len(self.signature.speakers)
         table = self.param(
-            "speaker_embedding", partitioned(nn.initializers.normal(1.0), None, "embed"),
-            (speakers + 1, c.width), jnp.float32,
-        )  # fmt: skip
-        table = gathered(table, None, "embed")
+            "speaker_embedding", nn.initializers.normal(1.0), (speakers + 1, c.width), jnp.float32
+        )
         # The row of padding is part of the published model but never trained.
         padding = jax.lax.stop_gradient(table[speakers])
         identity = jax.nn.one_hot(batch.speaker, speakers) @ table[:speakers]

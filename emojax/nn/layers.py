@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from emojax.nn.sharding import STORED, constrain, gathered, partitioned, regathered
+from emojax.nn.sharding import STORED, constrain, partitioned, with_gathered
 from emojax.ops.random import dropout
 from emojax.types import MODALITIES
 
@@ -118,9 +118,9 @@ def dense(
 
     def product(x: Array, kernel: Array, *given: Any, **more: Any) -> Array:
         def dot(x: Array, kernel: Array) -> Array:
-            return jax.lax.dot_general(x, gathered(kernel, *axes), *given, **more)
+            return jax.lax.dot_general(x, kernel, *given, **more)
 
-        return regathered(dot)(x, kernel)
+        return with_gathered(dot, x, kernel, *axes)
 
     return nn.Dense(
         features, dtype=dtype, param_dtype=jnp.float32, name=name, dot_general=product,
@@ -145,12 +145,13 @@ class FusedDense(nn.Module):
         )
         bias = self.param("bias", partitioned(nn.initializers.zeros, None), shape[1:], jnp.float32)
         kernel = kernel.astype(self.dtype).reshape(shape[0], self.parts, self.features)
+        axes = ("embed", None, "heads")
+        kernel = constrain(kernel, *axes)  # devices of the model axis trade rows for heads
 
         def products(x: Array, kernel: Array) -> Array:
-            kernel = constrain(gathered(kernel, "fused", None, None), None, None, "heads")
             return jnp.einsum("...i,inj->...nj", x, kernel)
 
-        y = regathered(products)(x.astype(self.dtype), kernel)
+        y = with_gathered(products, x.astype(self.dtype), kernel, *axes)
         y += bias.astype(self.dtype).reshape(self.parts, self.features)
         return jnp.moveaxis(y, -2, 0)
 

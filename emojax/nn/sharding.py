@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -40,8 +40,14 @@ class Placement:
     mesh: Mesh | AbstractMesh
     rules: Rules
 
-    def spec(self, names: Names, shape: Sequence[int]) -> PartitionSpec:
+    def spec(
+        self, names: Names, shape: Sequence[int] | None, only: Collection[str] | None = None
+    ) -> PartitionSpec:
         """How an array is divided. An axis that its devices do not divide evenly stays whole.
+
+        Args:
+          shape: None if all axes divide evenly.
+          only: the axes of the mesh that count; None is all.
 
         Raises:
           KeyError: there is no rule for a name.
@@ -51,9 +57,17 @@ class Placement:
         def axes(name: str | None, size: int) -> tuple[str, ...] | None:
             several = tuple(a for a in self.rules[name] if sizes[a] > 1) if name else ()
             even = size % math.prod(sizes[a] for a in several) == 0
+            if only is not None:
+                several = tuple(a for a in several if a in only)
             return several if several and even else None
 
+        shape = (0,) * len(names) if shape is None else shape
         return PartitionSpec(*(axes(n, s) for n, s in zip(names, shape, strict=True)))
+
+    def axes_of(self, *names: str | None) -> frozenset[str]:
+        """Axes of the mesh, of more than one device, along which any of the names is divided."""
+        several = (axis for name in names if name for axis in self.rules[name])
+        return frozenset(axis for axis in several if self.mesh.shape[axis] > 1)
 
     def sharding(self, names: Names, shape: Sequence[int]) -> NamedSharding:
         return NamedSharding(self.mesh, self.spec(names, shape))
@@ -112,7 +126,7 @@ def constrain(x: Array, *names: str | None) -> Array:
 def divided(name: str) -> bool:
     """Whether axes of this name are divided among devices."""
     here = _PLACEMENT.get()
-    return here is not None and any(here.mesh.shape[axis] > 1 for axis in here.rules[name])
+    return here is not None and bool(here.axes_of(name))
 
 
 def stream(x: Array, last: str | None = None) -> Array:
@@ -120,31 +134,46 @@ def stream(x: Array, last: str | None = None) -> Array:
     return constrain(x, "batch", "length", *(None,) * (x.ndim - 3), last)
 
 
-def gathered(parameter: Array, *names: str | None) -> Array:
-    """A parameter with the axes that are divided for storage alone made whole.
+def with_gathered(
+    function: Callable[[Array, Array], Array], x: Array, parameter: Array, *names: str | None
+) -> Array:
+    """`function(x, parameter)` of a parameter that is divided for storage over `fsdp`.
 
-    Its gradient goes straight back to where the parameter is stored, so that devices can exchange
-    the share that each keeps instead of the sum that none needs.
-    """
-    if _PLACEMENT.get() is None or not set(names) & set(STORED):
-        return parameter
-    used = tuple(None if name in STORED else name for name in names)
+    Each device gathers the parameter, applies it to its own rows, and in the backward pass gathers
+    it again instead of keeping it; of its gradient it gets the sum of its own share alone.
 
-    @jax.custom_vjp
-    def gather(x: Array) -> Array:
-        return constrain(x, *used)
-
-    gather.defvjp(lambda x: (gather(x), None), lambda _, g: (constrain(g, *names),))
-    return gather(parameter)
-
-
-def regathered(function: Callable[..., Array]) -> Callable[..., Array]:
-    """A function that gathers a parameter, and in the backward pass gathers it again.
-
-    Otherwise every device would keep all parameters whole from the forward pass to the backward.
+    Args:
+      x: [B, L, ..., D], or [B L, D] where each utterance is on its own.
+      names: of the parameter's axes.
     """
     here = _PLACEMENT.get()
-    return function if here is None or here.mesh.shape["fsdp"] == 1 else jax.checkpoint(function)
+    if here is None or here.mesh.shape["fsdp"] == 1:
+        return function(x, parameter)
+    inputs, outputs = (None if n in STORED else n for n in (names[0], names[-1]))
+    rows = ("batch", "length", *(None,) * (x.ndim - 3))[: x.ndim - 1]
+    # Units that are divided make the compiler gather them too, so their axis is manual as well; an
+    # axis that divides nothing here is not: the backward pass would sum over it.
+    manual = here.axes_of("batch", "length", "embed", inputs, outputs)
+    stored = here.spec(names, parameter.shape, manual)
+    partial = here.axes_of(inputs)
+
+    def shard(x: Array, parameter: Array) -> Array:
+        parameter = jax.lax.all_gather(parameter, "fsdp", axis=axis, tiled=True)
+        y = function(x, parameter)
+        # Sums over a share of the inputs: added up outside, where the gradient needs no sum.
+        return y[None] if partial else y
+
+    axis = next((i for i, over in enumerate(stored) if over and "fsdp" in over), None)
+    if axis is None:
+        return function(x, parameter)
+    spec = here.spec((*rows, *(None,) * (len(names) - 2), outputs), None, manual)
+    mapped = jax.shard_map(
+        shard, mesh=here.mesh, axis_names=manual, check_vma=False,
+        in_specs=(here.spec((*rows, inputs), x.shape, manual), stored),
+        out_specs=PartitionSpec(tuple(partial), *spec) if partial else spec,
+    )  # fmt: skip
+    y = jax.checkpoint(mapped)(x, parameter)
+    return y.sum(0) if partial else y
 
 
 def over_shards(
@@ -169,9 +198,7 @@ def over_shards(
 
     # Axes that divide nothing here are left to the compiler: made manual, the backward pass would
     # sum over them.
-    sizes = here.mesh.shape
-    used = {name for names in (*inputs, output) for name in names if name}
-    manual = frozenset(axis for name in used for axis in here.rules[name] if sizes[axis] > 1)
+    manual = here.axes_of(*(name for names in (*inputs, output) for name in names))
     if not manual:
         return function
 
@@ -182,7 +209,7 @@ def over_shards(
         return jax.shard_map(
             shard, mesh=here.mesh, axis_names=manual,
             in_specs=tuple(map(spec, arrays, inputs)),
-            out_specs=here.spec(output, (0,) * len(output)),
+            out_specs=here.spec(output, None),
             # Kernels do not say along which axes their results vary.
             check_vma=False,
         )(*arrays)  # fmt: skip
