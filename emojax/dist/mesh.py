@@ -11,7 +11,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from emojax.config import MeshConfig
-from emojax.dist.rules import batch_shardings, placement
+from emojax.dist.rules import batch_shardings, placement, replicated
 from emojax.errors import ConfigError
 from emojax.types import Batch
 
@@ -101,6 +101,13 @@ def held_rows(mesh: Mesh | None) -> Callable[[int], Sequence[int]] | None:
         return sorted({row for (share,) in shares for row in range(rows)[share]})
 
     return held
+
+
+def key_everywhere(seed: int, mesh: Mesh | None) -> jax.Array:
+    """`jax.random.key(seed)` on every device of the mesh."""
+    if mesh is None:
+        return jax.random.key(seed)
+    return jax.jit(jax.random.key, out_shardings=replicated(mesh))(np.uint32(seed))
 
 
 def put_batch(batch: Batch, held: Sequence[int], rows: int, mesh: Mesh | None) -> Batch:
