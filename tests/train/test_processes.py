@@ -18,7 +18,7 @@ import pytest
 
 from tests.train.runs import VARIANTS, cli, complete, log_lines, settings, start
 
-TIMEOUT = 10
+TIMEOUT = 20
 """Seconds without a sign of life after which a process is given up in these tests."""
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 """Programs that run a few times: compiling is what takes time."""
