@@ -93,7 +93,7 @@ class _Queries(NamedTuple):
     """Queries of a block, or of all blocks along a leading axis, and what belongs to each.
 
     Attributes:
-      q, q2: [K, Q, d], scaled.
+      q, q2: [K, Q, d].
       lam: [K, Q, 1].
       low, high, low2, column: [1, Q, 1].
       seed: [K, Q, 1].
@@ -117,7 +117,7 @@ class _Keys(NamedTuple):
     v: Array
 
 
-def _queries(x: Operands, plan: _Plan, scale: float) -> _Queries:
+def _queries(x: Operands, plan: _Plan) -> _Queries:
     """The blocks of one row, whose arrays have no axis B."""
     length, heads = x.q.shape[:2]
 
@@ -131,8 +131,8 @@ def _queries(x: Operands, plan: _Plan, scale: float) -> _Queries:
 
     seed = None if x.seed is None else jnp.broadcast_to(x.seed[None, :, None], (length, heads, 1))
     return _Queries(
-        q=_split((x.q * scale).astype(x.q.dtype), plan),
-        q2=None if x.q2 is None else _split((x.q2 * scale).astype(x.q.dtype), plan),
+        q=_split(x.q, plan),
+        q2=split(x.q2),
         lam=None if x.lam is None else _split(x.lam[..., None], plan),
         low=each(x.low), high=each(x.high), low2=each(x.low2),
         column=each(x.first + jnp.arange(length, dtype=jnp.int32)),
@@ -165,8 +165,8 @@ def _forward(x: Operands, options: Options) -> tuple[Array, tuple]:
     plan = _plan(x, options)
 
     def row(x: Operands, _: None) -> tuple[Array | None, ...]:
-        blocks, keys = _queries(x, plan, options.scale), _keys(x)
-        found, *log_sums = _over(lambda b: _find(b, keys, plan, options.drop_rate), blocks, plan)
+        blocks, keys = _queries(x, plan), _keys(x)
+        found, *log_sums = _over(lambda b: _find(b, keys, plan, options), blocks, plan)
         return _join(found, plan, len(x.q)).astype(x.v.dtype), *log_sums
 
     found, *log_sums = by_row(row, x, recompute=False)
@@ -181,13 +181,14 @@ def _over(function: Any, blocks: Any, plan: _Plan) -> Any:
 
 
 def _find(
-    block: _Queries, keys: _Keys, plan: _Plan, drop_rate: float
+    block: _Queries, keys: _Keys, plan: _Plan, options: Options
 ) -> tuple[Array, Array, Array | None]:
     """What the queries find, [K, Q, e], and the logarithms of both maps' sums, [K, Q, 1]."""
     keys, column, _ = _part(keys, block.column, plan)
 
     def weigh(q: Array, k: Array, low: Array) -> tuple[Array, Array, Array]:
-        scores = product(q, k, 2, 2)
+        # Scaled in fp32: a scaled bf16 query would be rounded once more.
+        scores = product(q, k, 2, 2) * options.scale
         scores = jnp.where((column >= low) & (column < block.high), scores, HIDDEN)
         peak = jnp.maximum(scores.max(-1, keepdims=True), FLOOR)
         e = jnp.exp(scores - peak)
@@ -202,8 +203,10 @@ def _find(
         second, factor, log_sum2 = weigh(block.q2, keys.k2, block.low2)
         weights -= second * (factor * block.lam)
     if block.seed is not None:
-        weights = jnp.where(keep_pair(block.seed, block.column, column, drop_rate), weights, 0)
-    found = product(weights.astype(keys.v.dtype), keys.v, 2, 1) / (1 - drop_rate)
+        weights = jnp.where(
+            keep_pair(block.seed, block.column, column, options.drop_rate), weights, 0
+        )
+    found = product(weights.astype(keys.v.dtype), keys.v, 2, 1) / (1 - options.drop_rate)
     return found, log_sum, log_sum2
 
 
@@ -212,7 +215,7 @@ def _backward(options: Options, saved: tuple, gradient: Array) -> tuple[Operands
     plan = _plan(x, options)
 
     def row(x: Operands, found: Array, gradient: Array, log_sums: Any, _: None) -> Any:
-        blocks, keys = _queries(x, plan, options.scale), _keys(x)
+        blocks, keys = _queries(x, plan), _keys(x)
         given: Any = blocks, _split(found, plan), _split(gradient, plan), log_sums
 
         def step(sums: _Keys, given: Any) -> tuple[_Keys, Any]:
@@ -224,14 +227,13 @@ def _backward(options: Options, saved: tuple, gradient: Array) -> tuple[Operands
 
             return jax.tree.map(add, sums, of_keys), own
 
-        if plan.blocks > 1:
+        if plan.blocks == 1:
+            only = jax.tree.map(lambda y: y[0], given)
+            of_block, of_keys = _differentiate(only, keys, plan, options)[:2]
+            own = jax.tree.map(lambda y: y[None], of_block)
+        else:
             nothing = jax.tree.map(lambda y: jnp.zeros(y.shape, jnp.float32), keys)
             of_keys, own = jax.lax.scan(step, nothing, given)
-        else:
-            only = jax.tree.map(lambda y: y[0], given)
-            own: Any
-            own, of_keys, _ = _differentiate(only, keys, plan, options)
-            own = jax.tree.map(lambda y: y[None], own)
         of_keys = jax.tree.map(lambda y: y.transpose(1, 0, 2), of_keys)
         return jax.tree.map(lambda y: _join(y, plan, len(x.q)), own), of_keys
 
@@ -254,12 +256,13 @@ def _differentiate(
     before_end = column < turn(block.high)
 
     def weights(q: Array, k: Array, low: Array, log_sum: Array) -> Array:
-        scores = jnp.where((column >= turn(low)) & before_end, product(k, q, 2, 2), HIDDEN)
+        scores = product(k, q, 2, 2) * options.scale
+        scores = jnp.where((column >= turn(low)) & before_end, scores, HIDDEN)
         return jnp.exp(scores - turn(log_sum))
 
     def by(scores: Array, q: Array, k: Array) -> tuple[Array, Array]:
         scores = scores.astype(q.dtype)
-        return product(scores, k, 1, 1) * options.scale, product(scores, q, 2, 1)
+        return product(scores, k, 1, 1) * options.scale, product(scores, q, 2, 1) * options.scale
 
     # Factors go to the small side of a product: a map has no room for one more pass.
     common = turn((gradient.astype(jnp.float32) * found).sum(-1, keepdims=True))
