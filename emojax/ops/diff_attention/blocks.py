@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-
 from emojax.ops.diff_attention.problem import Operands, Options
 
 

@@ -62,9 +62,7 @@ def _prepare(
     return inputs, call, tpu_rows if rows else tpu_blocks
 
 
-def _forward(
-    x: Operands, options: Options, blocks: Blocks, interpret: Any
-) -> tuple[Array, tuple]:
+def _forward(x: Operands, options: Options, blocks: Blocks, interpret: Any) -> tuple[Array, tuple]:
     inputs, call, kernels = _prepare(x, options, blocks, interpret)
     found, saved = kernels.forward(inputs, call)
     found = found[:, :, : x.q.shape[1]].transpose(0, 2, 1, 3)

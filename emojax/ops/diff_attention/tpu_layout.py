@@ -1,8 +1,8 @@
 """How operands lie in a TPU's memory, and what all of its kernels do alike.
 
-Heads come before columns, and lengths are filled up to whole blocks. Maps are transposed, keys along
-sublanes and queries along lanes: what belongs to a query is then a row vector that costs no padding,
-and a sum over keys adds registers instead of the lanes within one.
+Heads come before columns, and lengths are filled up to whole blocks. Maps are transposed, keys
+along sublanes and queries along lanes: what belongs to a query is then a row vector that costs no
+padding, and a sum over keys adds registers instead of the lanes within one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LANES = 128
 """Columns are filled up to a multiple of this."""
 
 _FAST_MEMORY = 100 << 20
-"""Bytes a kernel may take; a TPU core has 128 MiB since v5 (64 MiB in v7x, whose compiler says so)."""
+"""Bytes that a kernel may take, of the 128 MiB of a TPU core."""
 
 
 class Inputs(NamedTuple):
@@ -66,13 +66,22 @@ class Inputs(NamedTuple):
 
 
 class At(NamedTuple):
-    """Where a program is: row, key head, head among those that share it, blocks of columns."""
+    """Where a program is.
+
+    Attributes:
+      row, shared, member: row, key head, and head among those that share it.
+      query, key: blocks of columns.
+      step: place in the innermost loop.
+      active: whether any query of the block sees any key of the block.
+    """
 
     row: Any
     shared: Any
     member: Any
     query: Any
     key: Any
+    step: Any = 0
+    active: Any = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +94,7 @@ class Output:
 
 
 class Gradients(NamedTuple):
-    """Derivatives, or what a kernel writes them to: by v, lam, and the queries and keys of each map."""
+    """Derivatives by v, lam, and the queries and keys of each map; or what they are written to."""
 
     v: Any
     lam: Any
@@ -209,7 +218,7 @@ class Call:
             written = jax.tree.unflatten(out_structure, rest[: len(outs)])
             kernel(place, inputs, written, rest[len(outs) :])
 
-        order = ("parallel",) * (len(grid) - inner) + ("arbitrary",) * inner
+        order: Any = ("parallel",) * (len(grid) - inner) + ("arbitrary",) * inner
         found = pl.pallas_call(
             body,
             out_shape=[jax.ShapeDtypeStruct(out.shape, out.dtype) for out in outs],
@@ -250,9 +259,7 @@ class Call:
 
 def dot(a: Array, b: Array, i: int, j: int) -> Array:
     """Sum over axis `i` of a and `j` of b, accumulated in fp32."""
-    return jax.lax.dot_general(
-        a, b, (((i,), (j,)), ((), ())), preferred_element_type=jnp.float32
-    )
+    return jax.lax.dot_general(a, b, (((i,), (j,)), ((), ())), preferred_element_type=jnp.float32)
 
 
 def lay_out(x: Operands, query_block: int, key_block: int) -> Inputs:
