@@ -14,8 +14,9 @@ from jaxtyping import Float
 
 from emojax.ops.diff_attention import tpu_blocks, tpu_rows
 from emojax.ops.diff_attention.blocks import Blocks, tuned
+from emojax.ops.diff_attention.kernels import Inputs, fill
 from emojax.ops.diff_attention.problem import Operands, Options
-from emojax.ops.diff_attention.tpu_layout import LANES, Call, Inputs, fill, lay_out
+from emojax.ops.diff_attention.tpu_layout import LANES, Call, lay_out
 
 
 def pallas_tpu(

@@ -14,37 +14,24 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from emojax.ops.diff_attention.kernels import (
+    Gradients,
+    Inputs,
+    dot,
+    most_steps,
+    reach,
+    seen_by,
+)
 from emojax.ops.diff_attention.problem import FLOOR, HIDDEN
-from emojax.ops.diff_attention.tpu_layout import At, Call, Gradients, Inputs, Output, dot
+from emojax.ops.diff_attention.tpu_layout import At, Call, Output
 
 
 def _reach(x: Inputs, call: Call) -> tuple[Array, Array]:
-    """i32[B, query blocks]: the first and the last block of keys that a block of queries sees.
-
-    A block that sees nothing has a last before its first.
-    """
-    low, high = (y.reshape(call.rows, call.query_blocks, -1) for y in (x.low, x.high))
-    sees = high > low
-    first = jnp.where(sees, low, call.keys).min(-1) // call.key_block
-    last = (jnp.where(sees, high, 0).max(-1) - 1) // call.key_block
-    return jnp.minimum(first, call.key_blocks - 1), last
+    return reach(x.low[:, 0], x.high[:, 0], call.query_block, call.key_block, call.key_blocks)
 
 
-def _seen_by(first: Array, last: Array, call: Call) -> tuple[Array, Array]:
-    """i32[B, key blocks]: the first and the last block of queries that see a block of keys."""
-    key = jnp.arange(call.key_blocks)
-    sees = (first[:, :, None] <= key) & (key <= last[:, :, None])
-    query = jnp.arange(call.query_blocks)[:, None]
-    lowest = jnp.where(sees, query, call.query_blocks - 1).min(1)
-    return lowest, jnp.where(sees, query, -1).max(1)
-
-
-def _steps(call: Call, block: int, other: int, blocks: int) -> int:
-    """How many blocks of size `other` one of size `block` can meet within the window."""
-    if call.options.window is None:
-        return blocks
-    reach = call.options.window * (1 if call.options.causal else 2)
-    return min(blocks, (block + reach - 2) // other + 2)
+def _steps(call: Call) -> int:
+    return most_steps(call.options, call.query_block, call.key_block, call.key_blocks)
 
 
 def _met(first: Any, last: Any, step: Any) -> tuple[Any, Any]:
@@ -62,9 +49,7 @@ def _keys_in_turn(
 
 def forward(x: Inputs, call: Call) -> tuple[Array, Any]:
     """What is found, [B, H, I, e]; that and what the second map found alone, and the log sums."""
-    reach = _reach(x, call)
-    steps = _steps(call, call.query_block, call.key_block, call.key_blocks)
-    maps, width = len(list(x.maps())), x.v.shape[-1]
+    steps, maps, width = _steps(call), x.map_count, x.v.shape[-1]
 
     def kernel(at: At, x: Inputs, outputs: Any, scratch: Any) -> None:
         *results, log_sums = outputs
@@ -109,7 +94,8 @@ def forward(x: Inputs, call: Call) -> tuple[Array, Any]:
     result = Output((*x.q.shape[:-1], width), x.v.dtype, call.of_query(_keys_in_turn, width))
     vector = (1, call.query_block)
     *results, log_sums = call.run(
-        kernel, x, _keys_in_turn, name="differential_attention", prefetched=reach, inner=1,
+        kernel, x, _keys_in_turn, name="differential_attention", inner=1,
+        prefetched=_reach(x, call),
         grid=(call.rows, call.shared, call.group, call.query_blocks, steps),
         outputs=(*([result] * maps), [call.of_vector(_keys_in_turn)] * maps),
         scratch=[pltpu.VMEM(shape, jnp.float32) for shape in (
@@ -129,7 +115,7 @@ def backward(x: Inputs, kept: Any, call: Call) -> Gradients:
     x = x._replace(log_sums=tuple(log_sums), common=tuple(common))
     first, last = _reach(x, call)
     q = _of_queries(x, call, (first, last))
-    k, v = _of_keys(x, call, _seen_by(first, last, call))
+    k, v = _of_keys(x, call, seen_by(first, last, call.key_blocks))
     return Gradients(v=v, lam=-common[1] if x.lam is not None else None, q=q, k=k)
 
 
@@ -154,8 +140,8 @@ def _by_scores(x: Inputs, call: Call, at: At) -> tuple[list[Array], Array, Array
     return found, drop(combined).astype(v.dtype), gradient
 
 
-def _of_queries(x: Inputs, call: Call, reach: tuple[Array, Array]) -> tuple[Array, ...]:
-    steps = _steps(call, call.query_block, call.key_block, call.key_blocks)
+def _of_queries(x: Inputs, call: Call, met: tuple[Array, Array]) -> tuple[Array, ...]:
+    steps = _steps(call)
 
     def kernel(at: At, x: Inputs, outputs: Any, sums: Any) -> None:
         @pl.when(at.step == 0)
@@ -176,16 +162,14 @@ def _of_queries(x: Inputs, call: Call, reach: tuple[Array, Array]) -> tuple[Arra
 
     outputs = call.gradients(x, _keys_in_turn).q
     return call.run(
-        kernel, x, _keys_in_turn, name="differential_attention_dq", prefetched=reach, inner=1,
+        kernel, x, _keys_in_turn, name="differential_attention_dq", prefetched=met, inner=1,
         grid=(call.rows, call.shared, call.group, call.query_blocks, steps), outputs=outputs,
         scratch=[pltpu.VMEM((call.query_block, x.q.shape[-1]), jnp.float32) for _ in outputs],
     )  # fmt: skip
 
 
-def _of_keys(
-    x: Inputs, call: Call, seen_by: tuple[Array, Array]
-) -> tuple[tuple[Array, ...], Array]:
-    steps = _steps(call, call.key_block, call.query_block, call.query_blocks)
+def _of_keys(x: Inputs, call: Call, met: tuple[Array, Array]) -> tuple[tuple[Array, ...], Array]:
+    steps = most_steps(call.options, call.key_block, call.query_block, call.query_blocks)
 
     def queries_in_turn(
         row: Any, shared: Any, key: Any, member: Any, step: Any, first: Any, last: Any
@@ -213,7 +197,7 @@ def _of_keys(
 
     wanted = call.gradients(x, queries_in_turn)
     *k, v = call.run(
-        kernel, x, queries_in_turn, name="differential_attention_dkv", prefetched=seen_by, inner=2,
+        kernel, x, queries_in_turn, name="differential_attention_dkv", prefetched=met, inner=2,
         grid=(call.rows, call.shared, call.key_blocks, call.group, steps),
         outputs=(*wanted.k, wanted.v),
         scratch=[pltpu.VMEM((call.key_block, each.shape[-1]), jnp.float32)

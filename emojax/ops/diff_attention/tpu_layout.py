@@ -8,7 +8,7 @@ padding, and a sum over keys adds registers instead of the lanes within one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from emojax.ops.diff_attention.kernels import Gradients, Inputs, dot, fill
 from emojax.ops.diff_attention.problem import HIDDEN, Operands, Options
 from emojax.ops.random import keep_pair
 
@@ -25,44 +26,6 @@ LANES = 128
 
 _FAST_MEMORY = 100 << 20
 """Bytes that a kernel may take, of the 128 MiB of a TPU core."""
-
-
-class Inputs(NamedTuple):
-    """Operands of the whole problem, or their block specifications, or the blocks of a program.
-
-    Attributes:
-      q, q2: [B, H, I, d].
-      k, k2: [B, K, J, d].
-      v: [B, K, J, e].
-      lam: f32[B, H, 1, I].
-      low, high, low2: i32[B, 1, I].
-      seed: i32[B, H] in scalar memory.
-      first: i32[B] in scalar memory.
-      gradient: [B, H, I, e], in the backward pass.
-      log_sums, common: f32[B, H, 1, I] for each map, in the backward pass: logarithms of sums, and
-        sums of a map times its own derivative.
-    """
-
-    q: Any
-    k: Any
-    v: Any
-    lam: Any
-    q2: Any
-    k2: Any
-    low: Any
-    high: Any
-    low2: Any
-    seed: Any
-    first: Any
-    gradient: Any = None
-    log_sums: tuple[Any, ...] = ()
-    common: tuple[Any, ...] = ()
-
-    def maps(self) -> Iterator[tuple[int, Any, Any, Any]]:
-        """(number, queries, keys, where the keys of a query begin) of each map."""
-        yield 0, self.q, self.k, self.low
-        if self.q2 is not None:
-            yield 1, self.q2, self.k2, self.low2
 
 
 class At(NamedTuple):
@@ -91,15 +54,6 @@ class Output:
     shape: tuple[int, ...]
     dtype: Any
     spec: pl.BlockSpec
-
-
-class Gradients(NamedTuple):
-    """Derivatives by v, lam, and the queries and keys of each map; or what they are written to."""
-
-    v: Any
-    lam: Any
-    q: tuple[Any, ...]
-    k: tuple[Any, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,13 +211,13 @@ class Call:
         return lambda weights: jnp.where(kept, weights, 0)
 
 
-def dot(a: Array, b: Array, i: int, j: int) -> Array:
-    """Sum over axis `i` of a and `j` of b, accumulated in fp32."""
-    return jax.lax.dot_general(a, b, (((i,), (j,)), ((), ())), preferred_element_type=jnp.float32)
-
-
 def lay_out(x: Operands, query_block: int, key_block: int) -> Inputs:
-    """Operands as kernels want them; columns that fill up a block see nothing."""
+    """Operands as the kernels want them; columns that fill up a block see nothing.
+
+    Returns:
+      q, q2 [B, H, I, d]; k, k2 [B, K, J, d]; v [B, K, J, e]; lam f32[B, H, 1, I]; low, high and
+      low2 i32[B, 1, I]; seed i32[B, H] and first i32[B] in scalar memory.
+    """
 
     def heads_first(y: Any, block: int) -> Any:
         return None if y is None else fill(y.transpose(0, 2, 1, 3), 2, block)
@@ -280,10 +234,3 @@ def lay_out(x: Operands, query_block: int, key_block: int) -> Inputs:
         seed=None if x.seed is None else x.seed.astype(jnp.int32),
         first=None if x.seed is None else x.first,
     )  # fmt: skip
-
-
-def fill(x: Array, axis: int, block: int) -> Array:
-    """Zeros after the end of an axis, up to a multiple of `block`."""
-    spare = [(0, 0)] * x.ndim
-    spare[axis] = (0, -x.shape[axis] % block)
-    return jnp.pad(x, spare)

@@ -13,8 +13,9 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from emojax.ops.diff_attention.kernels import Gradients, Inputs, dot
 from emojax.ops.diff_attention.problem import FLOOR, HIDDEN
-from emojax.ops.diff_attention.tpu_layout import At, Call, Gradients, Inputs, Output, dot
+from emojax.ops.diff_attention.tpu_layout import At, Call, Output
 
 
 def _at(row: Any, shared: Any, member: Any, query: Any) -> At:
@@ -91,8 +92,7 @@ def backward(x: Inputs, log_sums: list[Array], call: Call) -> Gradients:
                 each[...] = total[...].astype(each.dtype)
 
     x = x._replace(log_sums=tuple(log_sums))
-    maps = len(list(x.maps()))
-    of_key = [x.k.shape[-1]] * maps + [x.v.shape[-1]]
+    of_key = [x.k.shape[-1]] * x.map_count + [x.v.shape[-1]]
     return call.run(
         kernel, x, _at, name="differential_attention_gradient", grid=_grid(call), inner=2,
         outputs=call.gradients(x, _at),
