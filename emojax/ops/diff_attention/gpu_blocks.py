@@ -94,8 +94,7 @@ def _by_scores(
     """Of a block: derivatives by both maps' scores, the combined map, and the gradient by it."""
     here, there = call.at_query(query), call.at_key(key)
     drop, v, high = call.drop(x, member, query, key), x.v[there], x.high[here]
-    # What dropout divides by goes to the small side of the products.
-    gradient = (x.gradient[here, member] / (1 - call.options.drop_rate)).astype(v.dtype)
+    gradient = call.gradient(x, here, member)
     by_map = drop(dot(gradient, v, 1, 1))
     found: list[Array] = []
     combined: Any = None

@@ -60,12 +60,12 @@ def backward(x: Inputs, log_sums: list[Array], call: Call) -> Gradients:
         keys = [k[...] for _, _, k, _ in x.maps()]
 
         def step(number: Any, sums: Any) -> Any:
-            member, block = number // call.query_blocks, number % call.query_blocks
+            member = jax.lax.div(number, call.query_blocks)
+            block = jax.lax.rem(number, call.query_blocks)
             *dk, dv = sums
             here, drop = call.at_query(block), call.drop(x, member, block, 0)
             high = x.high[here]
-            # What dropout divides by goes to the small side of the products.
-            gradient = (x.gradient[here, member] / (1 - call.options.drop_rate)).astype(v.dtype)
+            gradient = call.gradient(x, here, member)
             by_map = drop(dot(gradient, v, 1, 1))
             combined: Any = None
             for index, q, _, low in x.maps():

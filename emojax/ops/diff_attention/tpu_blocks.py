@@ -122,8 +122,7 @@ def backward(x: Inputs, kept: Any, call: Call) -> Gradients:
 def _by_scores(x: Inputs, call: Call, at: At) -> tuple[list[Array], Array, Array]:
     """Of a block: derivatives by both maps' scores, the combined map, and the gradient by it."""
     drop, v = call.drop(x, at), x.v[...]
-    # What dropout divides by goes to the small side of the products.
-    gradient = (x.gradient[...] / (1 - call.options.drop_rate)).astype(v.dtype)
+    gradient = call.gradient(x)
     by_map = drop(dot(v, gradient, 1, 1))
     found: list[Array] = []
     combined: Any = None

@@ -59,8 +59,7 @@ def backward(x: Inputs, log_sums: list[Array], call: Call) -> Gradients:
 
     def kernel(at: At, x: Inputs, outputs: Gradients, sums: Any) -> None:
         drop, v = call.drop(x, at), x.v[...]
-        # What dropout divides by goes to the small side of the products.
-        gradient = (x.gradient[...] / (1 - call.options.drop_rate)).astype(v.dtype)
+        gradient = call.gradient(x)
         by_map = drop(dot(v, gradient, 1, 1))
         combined: Any = None
 
