@@ -15,6 +15,7 @@ from emojax.ops.diff_attention.blocks import Blocks, tuned
 from emojax.ops.diff_attention.gpu_layout import Call, lay_out, power_of_two
 from emojax.ops.diff_attention.kernels import Inputs
 from emojax.ops.diff_attention.problem import Operands, Options
+from emojax.ops.target import target
 
 _WIDEST = 256
 """Head width beyond which a block of queries no longer fits into a program's registers."""
@@ -33,7 +34,8 @@ def pallas_gpu(
     widest = max(x.q.shape[-1], x.v.shape[-1])
     if widest > _WIDEST:
         raise NotImplementedError(f"pallas_gpu takes heads up to {_WIDEST} wide, not {widest}")
-    return _attend(x, options, blocks or tuned("gpu", x, options), interpret)
+    blocks = blocks or Blocks(**tuned("pallas_gpu", target()[1], x.k.shape[1]))
+    return _attend(x, options, blocks, interpret)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))

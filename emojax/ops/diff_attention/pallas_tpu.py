@@ -17,6 +17,7 @@ from emojax.ops.diff_attention.blocks import Blocks, tuned
 from emojax.ops.diff_attention.kernels import Inputs, fill
 from emojax.ops.diff_attention.problem import Operands, Options
 from emojax.ops.diff_attention.tpu_layout import LANES, Call, lay_out
+from emojax.ops.target import target
 
 
 def pallas_tpu(
@@ -31,7 +32,7 @@ def pallas_tpu(
         raise NotImplementedError(f"pallas_tpu computes with fp32 and bf16, not with {x.q.dtype}")
     if interpret is True:
         interpret = pltpu.InterpretParams()
-    blocks = blocks or tuned("tpu", x, options)
+    blocks = blocks or Blocks(**tuned("pallas_tpu", target()[1], x.k.shape[1]))
     return _attend(x, options, blocks, interpret)
 
 
@@ -46,7 +47,10 @@ def _prepare(
     length, total = x.q.shape[1], x.k.shape[1]
     query_block = min(blocks.query, length + -length % LANES)
     whole = total + -total % LANES
-    rows = whole <= blocks.whole_row
+    # Whole rows share work between the maps; but with a window most of a long row is not needed.
+    rows = whole <= blocks.whole_row and (
+        options.window is None or whole <= max(blocks.key, 4 * options.window)
+    )
     key_block = whole if rows else blocks.key
     inputs = lay_out(x, query_block, key_block)
     call = Call(

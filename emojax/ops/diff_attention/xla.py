@@ -18,12 +18,11 @@ from jax import Array
 from jaxtyping import Float
 
 from emojax.ops.attention import product
+from emojax.ops.diff_attention.blocks import tuned
 from emojax.ops.diff_attention.problem import FLOOR, HIDDEN, Operands, Options
 from emojax.ops.random import keep_pair
 from emojax.ops.rows import by_row
-
-_MAP_ELEMENTS = 1 << 20
-"""Elements of a block of a map, heads included; with more, memory is slower than what it saves."""
+from emojax.ops.target import target
 
 _LEAST = 32
 """Queries in a block, if the row has as many: with fewer, starting a block costs more than it."""
@@ -48,13 +47,13 @@ class _Plan(NamedTuple):
     group: int
 
 
-def _plan(x: Operands, options: Options) -> _Plan:
+def _plan(x: Operands, options: Options, map_elements: int) -> _Plan:
     length, heads = x.q.shape[1:3]
     total, shared = x.k.shape[1:3]
     reach = total
     if options.window is not None:
         reach = min(total, options.window * (1 if options.causal else 2))
-    queries = min(length, _block(heads, total, reach))
+    queries = min(length, _block(map_elements // heads, total, reach))
     return _Plan(
         blocks=-(-length // queries),
         queries=queries,
@@ -65,13 +64,12 @@ def _plan(x: Operands, options: Options) -> _Plan:
     )
 
 
-def _block(heads: int, total: int, reach: int) -> int:
-    """Queries in a block: as many as its maps have room for, and with a window as many as it
-    reaches, since each meets the keys of all."""
-    size = _MAP_ELEMENTS / heads
+def _block(size: int, total: int, reach: int) -> int:
+    """Queries in a block: as many as a map of that size has room for, and with a window as many as
+    it reaches, since each meets the keys of all."""
     if reach < total:
         return max(_LEAST, min(reach, int(math.sqrt(size + reach**2 / 4) - reach / 2)))
-    return max(_LEAST, int(size / total))
+    return max(_LEAST, size // total)
 
 
 def _split(x: Array, plan: _Plan) -> Array:
@@ -151,18 +149,26 @@ def _part(keys: _Keys, column: Array, plan: _Plan) -> tuple[_Keys, Array, Array]
     return part, start + jnp.arange(plan.keys, dtype=jnp.int32), start
 
 
-def xla(x: Operands, options: Options) -> Float[Array, "B I H e"]:
-    """See `api.differential_attention`."""
-    return _attend(x, options)
+def xla(
+    x: Operands, options: Options, *, map_elements: int | None = None
+) -> Float[Array, "B I H e"]:
+    """See `api.differential_attention`.
+
+    Args:
+      map_elements: about how many elements a block of a map has, all heads together; None takes
+        what was measured to be fastest.
+    """
+    if map_elements is None:
+        map_elements = tuned("xla", target()[1], x.k.shape[1])["map_elements"]
+    return _attend(x, options, _plan(x, options, map_elements))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _attend(x: Operands, options: Options) -> Array:
-    return _forward(x, options)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _attend(x: Operands, options: Options, plan: _Plan) -> Array:
+    return _forward(x, options, plan)[0]
 
 
-def _forward(x: Operands, options: Options) -> tuple[Array, tuple]:
-    plan = _plan(x, options)
+def _forward(x: Operands, options: Options, plan: _Plan) -> tuple[Array, tuple]:
 
     def row(x: Operands, _: None) -> tuple[Array | None, ...]:
         blocks, keys = _queries(x, plan), _keys(x)
@@ -210,9 +216,8 @@ def _find(
     return found, log_sum, log_sum2
 
 
-def _backward(options: Options, saved: tuple, gradient: Array) -> tuple[Operands]:
+def _backward(options: Options, plan: _Plan, saved: tuple, gradient: Array) -> tuple[Operands]:
     x, found, *log_sums = saved
-    plan = _plan(x, options)
 
     def row(x: Operands, found: Array, gradient: Array, log_sums: Any, _: None) -> Any:
         blocks, keys = _queries(x, plan), _keys(x)
