@@ -16,7 +16,7 @@ from jax.experimental import pallas as pl
 
 from emojax.ops.diff_attention.gpu_layout import Call
 from emojax.ops.diff_attention.kernels import Gradients, Inputs, dot, reach, seen_by
-from emojax.ops.diff_attention.problem import FLOOR, HIDDEN
+from emojax.ops.diff_attention.problem import FLOOR
 
 
 def _reach(x: Inputs, call: Call) -> tuple[Array, Array]:
@@ -24,10 +24,11 @@ def _reach(x: Inputs, call: Call) -> tuple[Array, Array]:
 
 
 def forward(x: Inputs, call: Call) -> tuple[Array, Any]:
-    """What is found, [B, I, H, e]; that and what the second map found alone, and the log sums."""
+    """What is found, [B, I, H, e]; and that, what the second map found alone, peaks and
+    factors, for the backward pass."""
 
     def kernel(x: Inputs, outputs: Any, first: Any, last: Any) -> None:
-        *results, log_sums = outputs
+        *results, peaks, factors = outputs
         member, block = pl.program_id(2), pl.program_id(3)
         here = call.at_query(block)
         high = x.high[here]
@@ -56,32 +57,31 @@ def forward(x: Inputs, call: Call) -> tuple[Array, Any]:
         state = jax.lax.fori_loop(start, stop, step, (nothing,) * x.map_count)
         parts = []
         for number, (peak, total, found) in enumerate(state):
-            # Of a query that sees nothing: exp(HIDDEN + HIDDEN) is 0 in the backward pass.
-            log_sums[number][member, here] = jnp.where(total > 0, peak + jnp.log(total), -HIDDEN)
-            share = jnp.where(total > 0, total, 1) * (1 - call.options.drop_rate)
-            parts.append(found / share[:, None])
+            factor = jnp.where(total > 0, 1 / total, 0)
+            peaks[number][member, here], factors[number][member, here] = peak, factor
+            parts.append(found * (factor / (1 - call.options.drop_rate))[:, None])
         if x.lam is not None:
             parts[0] -= parts[1] * x.lam[member, here][:, None]
         for result, part in zip(results, parts, strict=True):
             result[here, member] = part.astype(result.dtype)
 
     result = call.of_query(x.v.shape[-1], x.v.dtype)
-    *results, log_sums = call.run(
+    *results, peaks, factors = call.run(
         kernel, x, name="differential_attention", met=_reach(x, call),
         grid=(call.rows, call.shared, call.group, call.query_blocks),
-        outputs=(*([result] * x.map_count), [call.of_vector()] * x.map_count),
+        outputs=(*([result] * x.map_count), *([[call.of_vector()] * x.map_count] * 2)),
     )  # fmt: skip
-    return results[0], (results, log_sums)
+    return results[0], (results, peaks, factors)
 
 
 def backward(x: Inputs, kept: Any, call: Call) -> Gradients:
     """Derivatives, laid out as what they are of."""
-    results, log_sums = kept
+    results, peaks, factors = kept
     # The sum over keys of a map times its own derivative is the result's share times its own.
     common = [(x.gradient.astype(jnp.float32) * y).sum(-1).transpose(0, 2, 1) for y in results]
     if len(common) == 2:
         common[0] += x.lam * common[1]
-    x = x._replace(log_sums=tuple(log_sums), common=tuple(common))
+    x = x._replace(peaks=tuple(peaks), factors=tuple(factors), common=tuple(common))
     first, last = _reach(x, call)
     q = _of_queries(x, call, (first, last))
     k, v = _of_keys(x, call, seen_by(first, last, call.key_blocks))
@@ -100,7 +100,8 @@ def _by_scores(
     combined: Any = None
     for number, q, k, low in x.maps():
         scores = call.scores(q[here, member], k[there], low[here], high, key)
-        weights = jnp.exp(scores - x.log_sums[number][member, here][:, None])
+        weights = jnp.exp(scores - x.peaks[number][member, here][:, None])
+        weights *= x.factors[number][member, here][:, None]
         by_scores = weights * (by_map - x.common[number][member, here][:, None])
         if number == 0:
             combined = weights

@@ -101,7 +101,8 @@ class Call:
                 (None, self.group), lambda b, k, *_: (b, k)
             ),
             first=None if x.first is None else pl.BlockSpec((1,), lambda b, *_: (b,)),
-            log_sums=tuple(vector for _ in x.log_sums),
+            peaks=tuple(vector for _ in x.peaks),
+            factors=tuple(vector for _ in x.factors),
             common=tuple(vector for _ in x.common),
         )  # fmt: skip
 

@@ -15,14 +15,14 @@ from jax.experimental import pallas as pl
 
 from emojax.ops.diff_attention.gpu_layout import Call
 from emojax.ops.diff_attention.kernels import Gradients, Inputs, dot
-from emojax.ops.diff_attention.problem import FLOOR, HIDDEN
+from emojax.ops.diff_attention.problem import FLOOR
 
 
-def forward(x: Inputs, call: Call) -> tuple[Array, list[Array]]:
-    """What is found, [B, I, H, e], and the logarithms of each map's sums, f32[B, H, I]."""
+def forward(x: Inputs, call: Call) -> tuple[Array, Any]:
+    """What is found, [B, I, H, e]; the peaks and the factors of each map, f32[B, H, I]."""
 
     def kernel(x: Inputs, outputs: Any) -> None:
-        found, log_sums = outputs
+        found, peaks, factors = outputs
         member, block = pl.program_id(2), pl.program_id(3)
         here = call.at_query(block)
         high = x.high[here]
@@ -32,9 +32,8 @@ def forward(x: Inputs, call: Call) -> tuple[Array, list[Array]]:
             peak = jnp.maximum(scores.max(1), FLOOR)
             e = jnp.exp(scores - peak[:, None])
             total = e.sum(1)
-            # Of a query that sees nothing: exp(HIDDEN + HIDDEN) is 0 in the backward pass.
-            log_sums[number][member, here] = jnp.where(total > 0, peak + jnp.log(total), -HIDDEN)
-            factor = 1 / jnp.where(total > 0, total, 1)
+            factor = jnp.where(total > 0, 1 / total, 0)
+            peaks[number][member, here], factors[number][member, here] = peak, factor
             if number == 0:
                 combined = e * factor[:, None]
             else:
@@ -43,16 +42,17 @@ def forward(x: Inputs, call: Call) -> tuple[Array, list[Array]]:
         weights = call.drop(x, member, block, 0)(combined) / (1 - call.options.drop_rate)
         found[here, member] = dot(weights.astype(v.dtype), v, 1, 0).astype(found.dtype)
 
-    return call.run(
+    found, *kept = call.run(
         kernel, x, name="differential_attention",
         grid=(call.rows, call.shared, call.group, call.query_blocks),
         outputs=(
-            call.of_query(x.v.shape[-1], x.v.dtype), [call.of_vector() for _ in x.maps()]
+            call.of_query(x.v.shape[-1], x.v.dtype), *([[call.of_vector() for _ in x.maps()]] * 2)
         ),
     )  # fmt: skip
+    return found, kept
 
 
-def backward(x: Inputs, log_sums: list[Array], call: Call) -> Gradients:
+def backward(x: Inputs, kept: Any, call: Call) -> Gradients:
     """Derivatives, laid out as what they are of."""
 
     def kernel(x: Inputs, outputs: Gradients) -> None:
@@ -71,7 +71,8 @@ def backward(x: Inputs, log_sums: list[Array], call: Call) -> Gradients:
             for index, q, _, low in x.maps():
                 q = q[here, member]
                 scores = call.scores(q, keys[index], low[here], high, 0)
-                weights = jnp.exp(scores - x.log_sums[index][member, here][:, None])
+                weights = jnp.exp(scores - x.peaks[index][member, here][:, None])
+                weights *= x.factors[index][member, here][:, None]
                 common = (weights * by_map).sum(1)
                 by_scores = weights * (by_map - common[:, None])
                 if index == 0:
@@ -94,7 +95,8 @@ def backward(x: Inputs, log_sums: list[Array], call: Call) -> Gradients:
             output[...] = total.astype(output.dtype)
         outputs.v[...] = dv.astype(outputs.v.dtype)
 
-    x = x._replace(log_sums=tuple(log_sums))
+    peaks, factors = kept
+    x = x._replace(peaks=tuple(peaks), factors=tuple(factors))
     return call.run(
         kernel, x, name="differential_attention_gradient", grid=(call.rows, call.shared),
         outputs=call.gradients(x),

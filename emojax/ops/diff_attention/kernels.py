@@ -19,8 +19,8 @@ class Inputs(NamedTuple):
 
     Attributes:
       gradient: by the result, in the backward pass.
-      log_sums, common: of each map and query, in the backward pass: the logarithm of the map's sum,
-        and the sum over keys of the map times its own derivative.
+      peaks, factors, common: of each map and query, in the backward pass: what makes scores a map,
+        exp(score - peak) factor, and the sum over keys of the map times its own derivative.
     """
 
     q: Any
@@ -35,7 +35,8 @@ class Inputs(NamedTuple):
     first: Any
     seed: Any
     gradient: Any = None
-    log_sums: tuple[Any, ...] = ()
+    peaks: tuple[Any, ...] = ()
+    factors: tuple[Any, ...] = ()
     common: tuple[Any, ...] = ()
 
     @property

@@ -22,7 +22,7 @@ from emojax.ops.diff_attention.kernels import (
     reach,
     seen_by,
 )
-from emojax.ops.diff_attention.problem import FLOOR, HIDDEN
+from emojax.ops.diff_attention.problem import FLOOR
 from emojax.ops.diff_attention.tpu_layout import At, Call, Output
 
 
@@ -48,11 +48,12 @@ def _keys_in_turn(
 
 
 def forward(x: Inputs, call: Call) -> tuple[Array, Any]:
-    """What is found, [B, H, I, e]; that and what the second map found alone, and the log sums."""
+    """What is found, [B, H, I, e]; and that, what the second map found alone, peaks and
+    factors, for the backward pass."""
     steps, maps, width = _steps(call), x.map_count, x.v.shape[-1]
 
     def kernel(at: At, x: Inputs, outputs: Any, scratch: Any) -> None:
-        *results, log_sums = outputs
+        *results, tops, factors = outputs
         peaks, totals, sums = (scratch[i * maps : (i + 1) * maps] for i in range(3))
 
         @pl.when(at.step == 0)
@@ -81,11 +82,9 @@ def forward(x: Inputs, call: Call) -> tuple[Array, Any]:
             parts = []
             for number in range(maps):
                 total = totals[number][...]
-                log_sum = peaks[number][...] + jnp.log(total)
-                # Of a query that sees nothing: exp(HIDDEN + HIDDEN) is 0 in the backward pass.
-                log_sums[number][...] = jnp.where(total > 0, log_sum, -HIDDEN)
-                share = jnp.where(total > 0, total, 1) * (1 - call.options.drop_rate)
-                parts.append(sums[number][...] / share)
+                factor = jnp.where(total > 0, 1 / total, 0)
+                tops[number][...], factors[number][...] = peaks[number][...], factor
+                parts.append(sums[number][...] * (factor / (1 - call.options.drop_rate)))
             if maps == 2:
                 parts[0] -= parts[1] * x.lam[...]
             for result, part in zip(results, parts, strict=True):
@@ -93,26 +92,26 @@ def forward(x: Inputs, call: Call) -> tuple[Array, Any]:
 
     result = Output((*x.q.shape[:-1], width), x.v.dtype, call.of_query(_keys_in_turn, width))
     vector = (1, call.query_block)
-    *results, log_sums = call.run(
+    *results, peaks, factors = call.run(
         kernel, x, _keys_in_turn, name="differential_attention", inner=1,
         prefetched=_reach(x, call),
         grid=(call.rows, call.shared, call.group, call.query_blocks, steps),
-        outputs=(*([result] * maps), [call.of_vector(_keys_in_turn)] * maps),
+        outputs=(*([result] * maps), *([[call.of_vector(_keys_in_turn)] * maps] * 2)),
         scratch=[pltpu.VMEM(shape, jnp.float32) for shape in (
             *([vector] * 2 * maps), *([(width, call.query_block)] * maps)
         )],
     )  # fmt: skip
-    return results[0], (results, log_sums)
+    return results[0], (results, peaks, factors)
 
 
 def backward(x: Inputs, kept: Any, call: Call) -> Gradients:
     """Derivatives, laid out as what they are of."""
-    results, log_sums = kept
+    results, peaks, factors = kept
     # The sum over keys of a map times its own derivative is the result's share times its own.
     common = [(x.gradient.astype(jnp.float32) * found).sum(-1)[:, :, None] for found in results]
     if len(common) == 2:
         common[0] += x.lam * common[1]
-    x = x._replace(log_sums=tuple(log_sums), common=tuple(common))
+    x = x._replace(peaks=tuple(peaks), factors=tuple(factors), common=tuple(common))
     first, last = _reach(x, call)
     q = _of_queries(x, call, (first, last))
     k, v = _of_keys(x, call, seen_by(first, last, call.key_blocks))
@@ -128,7 +127,7 @@ def _by_scores(x: Inputs, call: Call, at: At) -> tuple[list[Array], Array, Array
     combined: Any = None
     for number, q, k, low in x.maps():
         scores = call.scores(q, k, low, x.high, at)
-        weights = jnp.exp(scores - x.log_sums[number][...])
+        weights = jnp.exp(scores - x.peaks[number][...]) * x.factors[number][...]
         by_scores = weights * (by_map - x.common[number][...])
         if number == 0:
             combined = weights

@@ -136,7 +136,8 @@ class Call:
             q=self.of_query, q2=self.of_query, gradient=self.of_query,
             k=self.of_key, k2=self.of_key, v=self.of_key,
             lam=self.vector(at), low=span, high=span, low2=span, seed=scalars, first=scalars,
-            log_sums=tuple(self.vector(at) for _ in x.log_sums),
+            peaks=tuple(self.vector(at) for _ in x.peaks),
+            factors=tuple(self.vector(at) for _ in x.factors),
             common=tuple(self.vector(at) for _ in x.common),
         )  # fmt: skip
 

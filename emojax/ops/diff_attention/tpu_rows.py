@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from emojax.ops.diff_attention.kernels import Gradients, Inputs, dot
-from emojax.ops.diff_attention.problem import FLOOR, HIDDEN
+from emojax.ops.diff_attention.problem import FLOOR
 from emojax.ops.diff_attention.tpu_layout import At, Call, Output
 
 
@@ -26,20 +26,19 @@ def _grid(call: Call) -> tuple[int, ...]:
     return call.rows, call.shared, call.group, call.query_blocks
 
 
-def forward(x: Inputs, call: Call) -> tuple[Array, list[Array]]:
-    """What is found, [B, H, I, e], and the logarithms of each map's sums, f32[B, H, 1, I]."""
+def forward(x: Inputs, call: Call) -> tuple[Array, Any]:
+    """What is found, [B, H, I, e]; the peaks and the factors of each map, f32[B, H, 1, I]."""
 
     def kernel(at: At, x: Inputs, outputs: Any, _: Any) -> None:
-        found, log_sums = outputs
+        found, peaks, factors = outputs
         combined: Any = None
         for number, q, k, low in x.maps():
             scores = call.scores(q, k, low, x.high, at)
             peak = jnp.maximum(scores.max(0, keepdims=True), FLOOR)
             e = jnp.exp(scores - peak)
             total = e.sum(0, keepdims=True)
-            # Of a query that sees nothing: exp(HIDDEN + HIDDEN) is 0 in the backward pass.
-            log_sums[number][...] = jnp.where(total > 0, peak + jnp.log(total), -HIDDEN)
-            factor = 1 / jnp.where(total > 0, total, 1)
+            factor = jnp.where(total > 0, 1 / total, 0)
+            peaks[number][...], factors[number][...] = peak, factor
             combined = e * factor if number == 0 else combined - e * (factor * x.lam[...])
         weights = call.drop(x, at)(combined) / (1 - call.options.drop_rate)
         v = x.v[...]
@@ -48,13 +47,14 @@ def forward(x: Inputs, call: Call) -> tuple[Array, list[Array]]:
     width = x.v.shape[-1]
     shape = (*x.q.shape[:-1], width)
     found = Output(shape, x.v.dtype, call.of_query(_at, width))
-    return call.run(
+    found, *kept = call.run(
         kernel, x, _at, name="differential_attention", grid=_grid(call),
-        outputs=(found, [call.of_vector(_at) for _ in x.maps()]),
+        outputs=(found, *([[call.of_vector(_at) for _ in x.maps()]] * 2)),
     )  # fmt: skip
+    return found, kept
 
 
-def backward(x: Inputs, log_sums: list[Array], call: Call) -> Gradients:
+def backward(x: Inputs, kept: Any, call: Call) -> Gradients:
     """Derivatives, laid out as what they are of."""
 
     def kernel(at: At, x: Inputs, outputs: Gradients, sums: Any) -> None:
@@ -70,7 +70,7 @@ def backward(x: Inputs, log_sums: list[Array], call: Call) -> Gradients:
 
         for number, q, k, low in x.maps():
             scores = call.scores(q, k, low, x.high, at)
-            weights = jnp.exp(scores - x.log_sums[number][...])
+            weights = jnp.exp(scores - x.peaks[number][...]) * x.factors[number][...]
             common = (weights * by_map).sum(0, keepdims=True)
             by_scores = weights * (by_map - common)
             if number == 0:
@@ -90,7 +90,8 @@ def backward(x: Inputs, log_sums: list[Array], call: Call) -> Gradients:
             for each, total in zip((*outputs.k, outputs.v), sums, strict=True):
                 each[...] = total[...].astype(each.dtype)
 
-    x = x._replace(log_sums=tuple(log_sums))
+    peaks, factors = kept
+    x = x._replace(peaks=tuple(peaks), factors=tuple(factors))
     of_key = [x.k.shape[-1]] * x.map_count + [x.v.shape[-1]]
     return call.run(
         kernel, x, _at, name="differential_attention_gradient", grid=_grid(call), inner=2,

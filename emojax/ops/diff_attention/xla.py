@@ -169,14 +169,13 @@ def _attend(x: Operands, options: Options, plan: _Plan) -> Array:
 
 
 def _forward(x: Operands, options: Options, plan: _Plan) -> tuple[Array, tuple]:
-
-    def row(x: Operands, _: None) -> tuple[Array | None, ...]:
+    def row(x: Operands, _: None) -> tuple[Array, Any]:
         blocks, keys = _queries(x, plan), _keys(x)
-        found, *log_sums = _over(lambda b: _find(b, keys, plan, options), blocks, plan)
-        return _join(found, plan, len(x.q)).astype(x.v.dtype), *log_sums
+        found, sums = _over(lambda b: _find(b, keys, plan, options), blocks, plan)
+        return _join(found, plan, len(x.q)).astype(x.v.dtype), sums
 
-    found, *log_sums = by_row(row, x, recompute=False)
-    return found, (x, found, *log_sums)
+    found, sums = by_row(row, x, recompute=False)
+    return found, (x, sums)
 
 
 def _over(function: Any, blocks: Any, plan: _Plan) -> Any:
@@ -186,10 +185,9 @@ def _over(function: Any, blocks: Any, plan: _Plan) -> Any:
     return jax.tree.map(lambda y: y[None], function(jax.tree.map(lambda y: y[0], blocks)))
 
 
-def _find(
-    block: _Queries, keys: _Keys, plan: _Plan, options: Options
-) -> tuple[Array, Array, Array | None]:
-    """What the queries find, [K, Q, e], and the logarithms of both maps' sums, [K, Q, 1]."""
+def _find(block: _Queries, keys: _Keys, plan: _Plan, options: Options) -> tuple[Array, list[Array]]:
+    """What the queries find, [K, Q, e]; peak and factor of each map, [K, Q, 1]: what makes scores a
+    map is exp(score - peak) factor."""
     keys, column, _ = _part(keys, block.column, plan)
 
     def weigh(q: Array, k: Array, low: Array) -> tuple[Array, Array, Array]:
@@ -199,29 +197,28 @@ def _find(
         peak = jnp.maximum(scores.max(-1, keepdims=True), FLOOR)
         e = jnp.exp(scores - peak)
         total = e.sum(-1, keepdims=True)
-        # Of a query that sees nothing: exp(HIDDEN + HIDDEN) is 0 in the backward pass.
-        log_sum = jnp.where(total > 0, peak + jnp.log(total), -HIDDEN)
-        return e, 1 / jnp.where(total > 0, total, 1), log_sum
+        return e, peak, jnp.where(total > 0, 1 / total, 0)
 
-    weights, factor, log_sum = weigh(block.q, keys.k, block.low)
-    weights, log_sum2 = weights * factor, None
+    weights, *sums = weigh(block.q, keys.k, block.low)
+    weights *= sums[1]
     if block.q2 is not None and keys.k2 is not None:
-        second, factor, log_sum2 = weigh(block.q2, keys.k2, block.low2)
-        weights -= second * (factor * block.lam)
+        second, *sums2 = weigh(block.q2, keys.k2, block.low2)
+        weights -= second * (sums2[1] * block.lam)
+        sums += sums2
     if block.seed is not None:
         weights = jnp.where(
             keep_pair(block.seed, block.column, column, options.drop_rate), weights, 0
         )
     found = product(weights.astype(keys.v.dtype), keys.v, 2, 1) / (1 - options.drop_rate)
-    return found, log_sum, log_sum2
+    return found, sums
 
 
 def _backward(options: Options, plan: _Plan, saved: tuple, gradient: Array) -> tuple[Operands]:
-    x, found, *log_sums = saved
+    x, sums = saved
 
-    def row(x: Operands, found: Array, gradient: Array, log_sums: Any, _: None) -> Any:
+    def row(x: Operands, gradient: Array, sums: Any, _: None) -> Any:
         blocks, keys = _queries(x, plan), _keys(x)
-        given: Any = blocks, _split(found, plan), _split(gradient, plan), log_sums
+        given: Any = blocks, _split(gradient, plan), sums
 
         def step(sums: _Keys, given: Any) -> tuple[_Keys, Any]:
             own, of_keys, start = _differentiate(given, keys, plan, options)
@@ -242,7 +239,7 @@ def _backward(options: Options, plan: _Plan, saved: tuple, gradient: Array) -> t
         of_keys = jax.tree.map(lambda y: y.transpose(1, 0, 2), of_keys)
         return jax.tree.map(lambda y: _join(y, plan, len(x.q)), own), of_keys
 
-    (dq, dq2, dlam), of_keys = by_row(row, x, found, gradient, log_sums, recompute=False)
+    (dq, dq2, dlam), of_keys = by_row(row, x, gradient, sums, recompute=False)
     dlam = None if dlam is None else dlam[..., 0]
     return (x.gradients(dq, of_keys.k, of_keys.v, dlam, dq2, of_keys.k2),)
 
@@ -254,25 +251,24 @@ def _differentiate(
 
     Maps are transposed here: keys, then queries.
     """
-    block, found, gradient, log_sums = given
+    block, gradient, sums = given
     keys, column, start = _part(keys, block.column, plan)
     column = column[:, None]
     turn = functools.partial(jnp.swapaxes, axis1=1, axis2=2)
     before_end = column < turn(block.high)
 
-    def weights(q: Array, k: Array, low: Array, log_sum: Array) -> Array:
+    def weights(q: Array, k: Array, low: Array, peak: Array, factor: Array) -> Array:
         scores = product(k, q, 2, 2) * options.scale
         scores = jnp.where((column >= turn(low)) & before_end, scores, HIDDEN)
-        return jnp.exp(scores - turn(log_sum))
+        return jnp.exp(scores - turn(peak)) * turn(factor)
 
     def by(scores: Array, q: Array, k: Array) -> tuple[Array, Array]:
         scores = scores.astype(q.dtype)
         return product(scores, k, 1, 1) * options.scale, product(scores, q, 2, 1) * options.scale
 
     # Factors go to the small side of a product: a map has no room for one more pass.
-    common = turn((gradient.astype(jnp.float32) * found).sum(-1, keepdims=True))
     gradient = (gradient / (1 - options.drop_rate)).astype(keys.v.dtype)
-    first = weights(block.q, keys.k, block.low, log_sums[0])
+    first = weights(block.q, keys.k, block.low, *sums[:2])
     by_map = product(keys.v, gradient, 2, 2)
     combined, kept = first, None
     if block.seed is not None:
@@ -283,15 +279,17 @@ def _differentiate(
     dlam: Any = None
     if block.q2 is not None and keys.k2 is not None:
         lam = turn(block.lam)
-        second = weights(block.q2, keys.k2, block.low2, log_sums[1])
+        second = weights(block.q2, keys.k2, block.low2, *sums[2:])
         common2 = (second * by_map).sum(1, keepdims=True)
-        common, combined, dlam = common + lam * common2, first - second * lam, -turn(common2)
+        combined, dlam = first - second * lam, -turn(common2)
         scaled = (-block.lam * block.q2).astype(block.q2.dtype)
         dq2, dk2 = by(second * (by_map - common2), scaled, keys.k2)
         dq2 *= -block.lam
     if kept is not None:
         combined = jnp.where(kept, combined, 0)
     dv = product(combined.astype(keys.v.dtype), gradient, 2, 1)
+    # Not from the result, though that is less work: rounding errors then would not cancel.
+    common = (first * by_map).sum(1, keepdims=True)
     dq, dk = by(first * (by_map - common), block.q, keys.k)
     return (dq, dq2, dlam), _Keys(dk, dk2, dv), start
 
