@@ -15,9 +15,9 @@ EMOJAX_SPOT=true
 EMOJAX_RUN=demo
 EMOJAX_BUDGET=40              # USD, for supervise.sh
 
-# Waiting and trying again. These are no options.
-EMOJAX_POLL_SECONDS=30        # between two looks at a state
-EMOJAX_RETRY_SECONDS=10       # before the first new try of a command, then twice as long each time
-EMOJAX_RETRIES=6              # tries of a command whose error passes by itself
-EMOJAX_DELETE_LOOKS=60        # looks at something deleted before it is called not deleted
-EMOJAX_BILLS=~/.emojax-tpu    # where supervise.sh keeps what was spent
+# Waiting and trying again: variables without an option, here with their defaults.
+# EMOJAX_POLL_SECONDS=30      between two looks at a state
+# EMOJAX_RETRY_SECONDS=10     before the first new try of a command; twice as long before each next
+# EMOJAX_RETRIES=6            tries of a command whose error passes by itself
+# EMOJAX_DELETE_LOOKS=60      looks at what is being deleted before it is called not deleted
+# EMOJAX_BILLS=~/.emojax-tpu  where supervise.sh keeps what was spent

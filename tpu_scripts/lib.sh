@@ -94,7 +94,7 @@ settings file (see tpu_scripts/config.example.sh), which beats the default in br
 # The settings of this script, from the command line, the environment, the settings file and the
 # defaults, in this order; exported, so that a script called by this one has them too.
 start() {
-  local option default meaning variable word value settings="$TPU_SCRIPTS/config.sh"
+  local option default meaning variable word value settings="${EMOJAX_SETTINGS:-$TPU_SCRIPTS/config.sh}"
   local -A given=() kind=()
   dry_run=${EMOJAX_DRY_RUN:-false}
   rest=()
@@ -155,7 +155,7 @@ start() {
     [[ -z $value && $meaning == *'(required)' ]] && refuse "--$option (or $variable) is missing: $meaning"
     export "$variable=$value"
   done <<<"$OPTIONS"
-  export EMOJAX_DRY_RUN=$dry_run
+  export EMOJAX_DRY_RUN=$dry_run EMOJAX_SETTINGS=$settings
   check_settings
   exec 3>&1 # commands of a dry run, also from inside $(...)
   dry || { scratch=$(mktemp -d) && trap 'rm -rf "$scratch"' EXIT; }
@@ -202,9 +202,10 @@ show() { printf '%s\n' "$(quoted "$@")" >&3; }
 run() { if dry; then show "$@"; else "$@"; fi; }
 
 pause() { # interruptible, unlike a sleep in the foreground
-  dry && return
+  dry && return 0
   sleep "$1" &
-  wait $!
+  nap=$!
+  wait "$nap"
 }
 
 # Run a command; again after a growing while on errors that pass by themselves. Returns MISSING
@@ -213,14 +214,14 @@ retry() {
   local delay=${EMOJAX_RETRY_SECONDS:-10} most=${EMOJAX_RETRIES:-6} try errors
   if dry; then
     show "$@"
-    return
+    return 0
   fi
   errors=$(mktemp "$scratch/XXXXXX")
   for ((try = 1; ; try++)); do
     if [[ $1 == xpk ]]; then # long, asks questions, and says its errors on standard output
-      PYTHONUNBUFFERED=1 "$@" 2>&1 | tee "$errors" >&2 && return
+      PYTHONUNBUFFERED=1 "$@" 2>&1 | tee "$errors" >&2 && return 0
     else
-      "$@" 2>"$errors" && cat "$errors" >&2 && return
+      "$@" 2>"$errors" && cat "$errors" >&2 && return 0
     fi
     diagnose "$(<"$errors")"
     [[ $verdict == missing ]] && return "$MISSING"
@@ -340,8 +341,8 @@ on_workers() { # COMMAND: on every worker of every slice
 training_state() { # ASSUMED
   local lines
   lines=$(EMOJAX_RETRIES=2 on_workers "test ! -f emojax-worker.sh || bash emojax-worker.sh status") ||
-    { echo LOST && return; }
-  dry && echo "$1" && return
+    { echo LOST && return 0; }
+  dry && echo "$1" && return 0
   say "$lines"
   case $lines in
     *"emojax-worker FAILED"*) echo FAILED ;;
@@ -368,7 +369,11 @@ guard() { # slice or cluster
 
 at_end() {
   local status=$? state
+  # Whatever happens below, what is left is said. (A bare `return` here would return what was the
+  # status before the trap: functions called from here give theirs.)
+  set +e
   trap '' INT TERM
+  [[ -n ${nap:-} ]] && kill "$nap" 2>/dev/null
   [[ -n ${child:-} ]] && kill "$child" 2>/dev/null && wait "$child"
   if [[ ${EMOJAX_ANNOUNCE:-true} == true && $guarded != nothing ]] && { ((status == 0)) || ! dry; }; then
     state=$(EMOJAX_RETRIES=2 "${guarded}_state" ACTIVE) || state=UNKNOWN
@@ -405,11 +410,11 @@ delete_guarded() {
   if ((status == 0)); then
     while ((looks-- > 0)); do
       state=$("${guarded}_state" ABSENT) || break
-      [[ $state == ABSENT ]] && return
+      [[ $state == ABSENT ]] && return 0
       pause "${EMOJAX_POLL_SECONDS:-30}"
     done
   elif ((status == MISSING)); then
-    return
+    return 0
   fi
   announce "${state:-UNKNOWN}, NOT DELETED"
   return 1

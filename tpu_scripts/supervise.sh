@@ -12,7 +12,7 @@ taken away (SUSPENDED, FAILED, or no worker answers) it deletes what is left, cr
 launches with --resume. Where training itself fails it is launched again, --max-crashes times in a
 row. It ends when training is done, at --max-attempts, or when the slices have cost --budget, counted
 from prices.sh or --price and kept in EMOJAX_BILLS (~/.emojax-tpu) over several calls; then it deletes
-the slices, unless --keep. Run it where it can stay, in tmux or on a small machine: what it watches
+the slices, unless --keep, which a spent budget overrules. Run it where it can stay, in tmux or on a small machine: what it watches
 goes on without it, and is billed. Started again, it goes on with what it finds.
 Exit status: 0 done, 1 given up, 2 wrong usage, 4 the budget is spent.
 
@@ -22,7 +22,7 @@ readonly BUDGET_SPENT=4
 guard slice
 
 hourly=$(cost "$(chips)" "$(price)" 1)
-bill="${EMOJAX_BILLS:-$HOME/.emojax-tpu}/$EMOJAX_PROJECT.$EMOJAX_NAME.seconds"
+bill="${EMOJAX_BILLS:-$HOME/.emojax-tpu}/$EMOJAX_PROJECT.$EMOJAX_NAME.usd"
 active_since=
 attempts=0
 crashes=0
@@ -33,7 +33,8 @@ unknown=0
 # leave behind is announced by this one.
 script() {
   local status=0
-  EMOJAX_ANNOUNCE=false EMOJAX_DELETE_ON_EXIT=false "$TPU_SCRIPTS/$1" "${@:2}" &
+  EMOJAX_ANNOUNCE=false EMOJAX_DELETE_ON_EXIT=false EMOJAX_WAIT=true EMOJAX_RESTART=false \
+    "$TPU_SCRIPTS/$1" "${@:2}" &
   child=$!
   wait "$child" || status=$?
   child=
@@ -56,16 +57,17 @@ attempt() {
 }
 
 charge() { # add the time since the last call, and end when the budget is spent
-  local now seconds spent
+  local now spent
   dry && return
   now=$(date +%s)
-  seconds=$(($(cat "$bill" 2>/dev/null || echo 0) + now - ${active_since:-$now}))
+  spent=$(awk -v before="$(cat "$bill" 2>/dev/null || echo 0)" -v usd="$hourly" \
+    -v seconds=$((now - ${active_since:-$now})) \
+    'BEGIN { printf "%.4f", before + seconds / 3600 * usd }')
   active_since=$now
-  mkdir -p "$(dirname "$bill")" && echo "$seconds" >"$bill"
-  spent=$(awk -v s="$seconds" -v usd="$hourly" 'BEGIN { printf "%.2f", s / 3600 * usd }')
-  say "About USD $spent of $EMOJAX_BUDGET spent ($seconds s at USD $hourly an hour)."
+  mkdir -p "$(dirname "$bill")" && echo "$spent" >"$bill"
+  say "About USD $spent of $EMOJAX_BUDGET spent, at USD $hourly an hour."
   if awk -v spent="$spent" -v budget="$EMOJAX_BUDGET" 'BEGIN { exit !(spent >= budget) }'; then
-    finish "$BUDGET_SPENT" "The budget is spent. Raise --budget to go on; the run is in the bucket."
+    finish "$BUDGET_SPENT" "The budget is spent. With a larger --budget it goes on from the bucket."
   fi
 }
 
