@@ -10,13 +10,15 @@ script, as they are now; --source git+https://...@REF installs from a repository
 
 example: install.sh --project my-project --bucket my-runs --source git+https://host/you/emojax@v1.0"
 start "$@"
+checkout="$(dirname "$TPU_SCRIPTS")"
+[[ $EMOJAX_SOURCE != checkout || -e $checkout/.git ]] ||
+  refuse "--source checkout: $checkout is no git checkout; give --source git+https://...@REF"
 guard slice
 
-checkout="$(dirname "$TPU_SCRIPTS")"
 if [[ $EMOJAX_SOURCE == checkout ]]; then
   archive="$checkout/build/emojax-checkout.tar.gz"
   run mkdir -p "$checkout/build"
-  run bash -c "git -C $(quoted "$checkout") ls-files -z | tar -C $(quoted "$checkout") -czf $(quoted "$archive") --null -T -"
+  run bash -o pipefail -c "git -C $(quoted "$checkout") ls-files -z | tar -C $(quoted "$checkout") -czf $(quoted "$archive") --null -T -"
   copy_to_workers "$archive" emojax-checkout.tar.gz
 fi
 copy_to_workers "$TPU_SCRIPTS/worker.sh" emojax-worker.sh

@@ -42,7 +42,7 @@ lines|100|lines of log to begin with
 follow|true|go on showing new lines
 budget||most that all attempts together may cost, in USD (required)
 max-attempts|20|most launches, the first included
-max-crashes|3|most launches in a row that end by an error of the training itself
+max-crashes|3|give up after so many failures of training or installing in a row
 keep|false|do not delete the slices when training is done or given up
 hours|1|hours of training to estimate
 price||USD per chip-hour, instead of the one in prices.sh

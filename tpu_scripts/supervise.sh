@@ -9,8 +9,8 @@ about="usage: supervise.sh --project P --bucket B --budget USD [options] [-- ARG
 
 Trains without a human: creates the slices, installs, launches, and watches. Where the slices are
 taken away (SUSPENDED, FAILED, or no worker answers) it deletes what is left, creates them anew and
-launches with --resume. Where training itself fails it is launched again, --max-crashes times in a
-row. It ends when training is done, at --max-attempts, or when the slices have cost --budget, counted
+launches with --resume. Where training itself, or installing it, fails it is done again, up to --max-crashes
+failures in a row. It ends when training is done, at --max-attempts, or when the slices have cost --budget, counted
 from prices.sh or --price and kept in EMOJAX_BILLS (~/.emojax-tpu) over several calls; then it deletes
 the slices, unless --keep, which a spent budget overrules. Run it where it can stay, in tmux or on a small machine: what it watches
 goes on without it, and is billed. Started again, it goes on with what it finds.
@@ -19,9 +19,11 @@ Exit status: 0 done, 1 given up, 2 wrong usage, 4 the budget is spent.
 example: supervise.sh --project my-project --bucket my-runs --spot --budget 60 --run demo"
 start "$@"
 readonly BUDGET_SPENT=4
+number_of_chips=$(chips)
+chip_hour=$(price)
+hourly=$(cost "$number_of_chips" "$chip_hour" 1)
 guard slice
 
-hourly=$(cost "$(chips)" "$(price)" 1)
 bill="${EMOJAX_BILLS:-$HOME/.emojax-tpu}/$EMOJAX_PROJECT.$EMOJAX_NAME.usd"
 active_since=
 attempts=0
@@ -83,11 +85,17 @@ create() {
   return "$status"
 }
 
+crashed() { # WHAT
+  say "$1 failed."
+  ((++crashes < EMOJAX_MAX_CRASHES)) || finish 1 "Given up: $crashes failures in a row. The log of a \
+training that ended is in gs://$EMOJAX_BUCKET/logs/$EMOJAX_RUN."
+}
+
 launch() {
   local status=0
-  script install.sh || { say "Installing failed." && return; }
+  script install.sh || { crashed Installing && return 0; }
   script launch.sh -- "${rest[@]}" || status=$?
-  ((status == 0 || status == ALREADY_RUNS)) || say "Launching failed."
+  ((status == 0 || status == ALREADY_RUNS)) || crashed Launching
 }
 
 delete_remains() {
@@ -96,7 +104,9 @@ delete_remains() {
   lost=0
 }
 
-if [[ -f $bill ]]; then active_since=$(date +%s) && charge && active_since=; fi
+# A budget that is spent already begins nothing.
+charge
+active_since=
 expected=ABSENT
 while :; do
   state=$(slice_state "$expected") || state=UNKNOWN
@@ -124,8 +134,7 @@ while :; do
           launch
           ;;
         FAILED)
-          ((++crashes < EMOJAX_MAX_CRASHES)) ||
-            finish 1 "Training failed $crashes times in a row; its log is in gs://$EMOJAX_BUCKET/logs/$EMOJAX_RUN."
+          crashed Training
           attempt
           launch
           ;;

@@ -88,7 +88,10 @@ train() { # LOGS COMMAND...
   echo $! >"$here/pid"
   wait $! || status=$?
   # A signal ends the wait, not the training, which saves itself first.
-  while kill -0 $! 2>/dev/null; do wait $! || status=$?; done
+  while kill -0 $! 2>/dev/null; do
+    status=0
+    wait $! || status=$?
+  done
   echo "--- $(date --utc +%FT%TZ) ended with exit status $status"
   echo "$status" >"$here/result"
   mkdir -p "$1" && cp "$here/train.log" "$1/$(hostname).log"

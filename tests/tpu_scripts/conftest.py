@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,10 @@ TOOLS = ("gcloud", "xpk", "docker", "kubectl")
 # A shell that ignores Ctrl-C from its start cannot hear it later; a test runner in the background
 # would hand that on.
 HEARS_CTRL_C = (
+    sys.executable, "-I", "-S", "-c",
     "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
-    "os.execv(sys.argv[1], sys.argv[1:])"
-)
+    "os.execv(sys.argv[1], sys.argv[1:])",
+)  # fmt: skip
 
 
 class Cloud:
@@ -70,10 +72,12 @@ class Cloud:
         path.write_text(f"#!/bin/bash\n{script}\n")
         path.chmod(0o755)
 
-    def start(self, script: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def start(
+        self, script: str, *arguments: str, before: Sequence[str] = HEARS_CTRL_C, **environment: str
+    ) -> subprocess.Popen[str]:
         """A script in a process group of its own, as a terminal would start it."""
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", HEARS_CTRL_C, str(SCRIPTS / script), *arguments],
+            [*before, str(SCRIPTS / script), *arguments],
             env=self.environment | environment,
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
@@ -87,7 +91,7 @@ class Cloud:
         self, script: str, *arguments: str, status: int | None = 0, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a script to its end; STATUS is the exit status it must have, None any."""
-        done = self.end(self.start(script, *arguments, **environment))
+        done = self.end(self.start(script, *arguments, before=(), **environment))
         assert status is None or done.returncode == status, (
             f"{done.returncode}\n{done.stdout}\n{done.stderr}"
         )

@@ -166,8 +166,8 @@ def test_a_training_that_runs_is_not_started_twice(cloud, training, arguments, s
     cloud.has(slices=True)
     cloud.scenario(training=[training])
     done = cloud.run("launch.sh", *arguments, status=status)
-    commands = [call[-2].split("bash emojax-worker.sh ")[1].split()[0] for call in cloud.calls("worker.sh")]
-    assert commands == ["status", *does]
+    commands = [call[-2].split("bash emojax-worker.sh ")[1] for call in cloud.calls("worker.sh")]
+    assert [command.split()[0] for command in commands] == ["status", *does]
     assert deletes(cloud, done.stderr)
 
 

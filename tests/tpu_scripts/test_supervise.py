@@ -13,8 +13,8 @@ GIT = "--source=git+https://host/emojax"
 
 def story(cloud) -> list[str]:
     """What changed something, in order."""
-    words = {"resources create": "create", "resources delete": "delete", "worker.sh install": "install",
-             "worker.sh launch": "launch", "worker.sh stop": "stop"}  # fmt: skip
+    resources = {f"resources {word}": word for word in ("create", "delete")}
+    words = resources | {f"worker.sh {word}": word for word in ("install", "launch", "stop")}
     lines = (" ".join(call) for call in cloud.calls())
     return [word for line in lines for part, word in words.items() if part in line]
 
@@ -69,8 +69,20 @@ def test_a_training_that_fails_is_stopped_everywhere_and_launched_again_a_few_ti
     done = supervise(cloud, "--max-crashes=3", status=1)
     relaunch = ["install", "stop", "launch"]
     assert story(cloud) == ["create", "install", "launch", *relaunch, *relaunch, "delete"]
-    assert "failed 3 times in a row" in done.stderr
+    assert "3 failures in a row" in done.stderr
     assert not cloud.exists()
+
+
+def test_installing_that_fails_is_not_paid_for_again_and_again(cloud):
+    cloud.scenario(errors=[{"match": "worker.sh install", "message": "cannot write to gs://"}])
+    done = supervise(cloud, status=1)
+    assert story(cloud) == ["create", "install", "install", "install", "delete"]
+    assert "Installing failed" in done.stderr
+
+
+def test_without_a_price_there_is_no_budget(cloud):
+    assert "give --price" in supervise(cloud, "--zone=mars-north1-a", status=2).stderr
+    assert not cloud.calls()
 
 
 def test_attempts_are_bounded(cloud):
