@@ -11,7 +11,7 @@ guard slice
 
 state=$(slice_state ACTIVE)
 if [[ $state != ABSENT ]]; then
-  delete_guarded || { guarded=nothing && exit 1; }
+  delete_guarded || { let_go && exit 1; }
 fi
-guarded=nothing
+let_go
 say "Gone: slice $EMOJAX_NAME in $EMOJAX_ZONE."

@@ -48,8 +48,8 @@ finish() { # STATUS REASON
   if [[ $EMOJAX_KEEP == true && $1 != "$BUDGET_SPENT" ]]; then
     exit "$1"
   fi
-  delete_guarded || { guarded=nothing && exit 1; }
-  guarded=nothing
+  delete_guarded || { let_go && exit 1; }
+  let_go
   exit "$1"
 }
 
@@ -99,7 +99,7 @@ launch() {
 }
 
 delete_remains() {
-  delete_guarded || { guarded=nothing && exit 1; }
+  delete_guarded || { let_go && exit 1; }
   active_since=
   lost=0
 }

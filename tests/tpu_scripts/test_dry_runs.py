@@ -103,7 +103,7 @@ def test_what_a_dry_run_prints_is_what_runs(script, case, cloud):
 
 def test_every_script_has_a_golden_and_no_golden_is_left_over():
     commands = {str(path.relative_to(SCRIPTS).with_suffix("")) for path in all_scripts()}
-    assert commands - {"lib", "prices", "config.example", "worker"} == CASES.keys()
+    assert commands - {"lib", "cloud", "prices", "config.example", "worker"} == CASES.keys()
     assert {path.name for path in GOLDENS.iterdir()} == {golden_of(s).name for s in CASES}
 
 

@@ -62,6 +62,7 @@ def test_an_error_that_does_not_pass_ends_after_some_tries(cloud):
         ("INVALID_ARGUMENT: accelerator type v5litepod-7 not found", "accelerator-types list"),
         ("RESOURCE_EXHAUSTED: Quota limit 'TPUS' has been exceeded. Limit: 0 in zone", "no quota"),
         ("You do not currently have an active account selected.", "gcloud auth login"),
+        ("NOT_FOUND: network 'defalt' not found", "does not exist"),
         (BROKEN, "none known"),
     ],
 )
@@ -130,10 +131,11 @@ def test_when_google_does_not_answer_the_slices_are_announced_as_unknown(cloud):
 
 def test_a_worker_that_fails_is_named_and_all_others_are_heard(cloud):
     cloud.has(slices=True)
-    error = {"match": "ssh emojax-1", "message": "##### Command execution on worker 2 failed"}
-    cloud.scenario(errors=[error])
+    message = "bash: uv: command not found\n##### Command execution on worker 2 failed"
+    cloud.scenario(errors=[{"match": "ssh emojax-1", "message": message}])
     done = cloud.run("install.sh", "--slices=3", "--source=git+https://host/emojax", status=1)
-    assert "on worker 2 failed" in done.stderr
+    assert message in done.stderr
+    assert "failed on a worker, which says why above" in done.stderr
     assert "failed on slice emojax-1" in done.stderr
     assert len(cloud.calls("worker.sh install")) == 3
     assert deletes(cloud, done.stderr)

@@ -9,6 +9,6 @@ with the runs stays."
 start "$@"
 guard cluster
 
-delete_guarded || { guarded=nothing && exit 1; }
-guarded=nothing
+delete_guarded || { let_go && exit 1; }
+let_go
 say "Gone: cluster $EMOJAX_CLUSTER."
