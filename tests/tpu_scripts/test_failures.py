@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import subprocess
+import tarfile
 
 import pytest
 
@@ -230,3 +231,13 @@ def test_a_cluster_that_stays_is_said_loudly(cloud):
     cloud.has(cluster=True)
     cloud.scenario(stuck=True)
     assert "NOT DELETED" in cloud.run("gke/cluster_delete.sh", status=1).stderr
+
+
+def test_the_checkout_that_is_copied_holds_what_git_tracks(cloud):
+    cloud.has(slices=True)
+    cloud.run("install.sh")
+    (copy,) = cloud.calls("emojax-checkout.tar.gz")
+    with tarfile.open(copy[5]) as archive:
+        names = archive.getnames()
+    assert {"pyproject.toml", "emojax/cli.py", "tpu_scripts/worker.sh"} <= set(names)
+    assert not any(name.startswith((".git/", "build/", ".cache/")) for name in names)
