@@ -28,6 +28,11 @@ from emojax.errors import ConfigError
 
 T = TypeVar("T")
 
+OWN_BUCKET_STEP = 64
+"""Rows for conversations longer than every bucket have multiples of this length."""
+PADDED_STEP = 16
+"""Without buckets, padded rows have multiples of this length."""
+
 Dtype = Literal["float32", "bfloat16"]
 Metric = Literal["weighted_f1", "macro_f1", "accuracy", "nll"]
 
@@ -266,10 +271,16 @@ class TrainConfig:
     """Stop after this many epochs without a better validation score."""
     checkpoint_every: int | None = None
     """Steps between checkpoints within an epoch; None saves at the end of each epoch."""
+    accumulate: int = 1
+    """Micro-batches of a step, one after the other: memory for a share of the rows, and but for the
+    draws of dropout the gradient of all of them."""
+    remat: Literal["none", "products", "layers"] = "none"
+    """What the backward pass computes anew to save memory: nothing; in each layer all but matrix
+    products; each layer from its input."""
 
     def __post_init__(self) -> None:
         _choices(self, "train")
-        _positive(self, "train", "epochs", "learning_rate")
+        _positive(self, "train", "epochs", "learning_rate", "accumulate")
         _fraction(self, "train", "warmup", "label_smoothing", "ema_decay")
         for name in ("weight_decay", "auxiliary_weight", "final_learning_rate"):
             value = getattr(self, name)
@@ -288,19 +299,72 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How the devices are arranged: their number is the product of these axes."""
+
+    data: int | None = None
+    """Devices that share the rows of a batch; None is all that the other axes leave."""
+    fsdp: int = 1
+    """Devices that share the rows of a batch and hold a share of parameters and optimiser each."""
+    sequence: int = 1
+    """Devices that share the columns of a row, for long conversations."""
+    model: int = 1
+    """Devices that share the attention heads and the hidden units of the feed-forward layers."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "mesh", "fsdp", "sequence", "model")
+        if self.data is not None:
+            _positive(self, "mesh", "data")
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A whole experiment."""
 
     data: DataConfig = DataConfig()
     model: ModelConfig = RedifuConfig()
     train: TrainConfig = TrainConfig()
+    mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self) -> None:
+        self._check_mesh()
         if isinstance(self.model, RedifuAuthorsConfig):
             _require(
                 self.data.layout == "padded", "data.layout",
                 'must be "padded" for redifu_authors, whose fusion would mix the conversations '
                 "of a packed row",
+            )  # fmt: skip
+
+    def _check_mesh(self) -> None:
+        """What each axis divides must be divisible."""
+        mesh, model = self.mesh, self.model
+        if isinstance(model, RedifuAuthorsConfig):
+            for name in ("sequence", "model"):
+                _require(
+                    getattr(mesh, name) == 1, f"mesh.{name}",
+                    "must be 1 for redifu_authors, whose keys roll around whole rows and whose "
+                    "layers are kept as they were published. Use mesh.data and mesh.fsdp",
+                )  # fmt: skip
+        for axis, field in (("model", "heads"), ("model", "graph_heads")):
+            size, value = getattr(mesh, axis), getattr(model, field, 0)
+            _require(
+                value % size == 0,
+                f"mesh.{axis}",
+                f"must divide model.{field} = {value}, not {size}",
+            )
+        shares = mesh.fsdp * mesh.model
+        _require(
+            model.width % shares == 0, "model.width",
+            f"must be a multiple of mesh.fsdp x mesh.model = {shares}, not {model.width}",
+        )  # fmt: skip
+        lengths = list(self.data.buckets) or [PADDED_STEP]
+        if self.data.overlong == "own_bucket" and self.data.buckets:
+            lengths.append(OWN_BUCKET_STEP)  # what longer conversations are rounded up to
+        for length in lengths if mesh.sequence > 1 else ():
+            _require(
+                length % mesh.sequence == 0 and length >= 2 * mesh.sequence, "mesh.sequence",
+                f"must divide every row length (data.buckets) into parts of 2 or more, not "
+                f"{mesh.sequence}: there are rows of {length}",
             )  # fmt: skip
 
 
@@ -438,7 +502,10 @@ def describe(model: str = "redifu") -> str:
         raise ConfigError(f"there is no model {model!r}; known are {', '.join(MODELS)}")
     data = DataConfig(layout="padded") if model == "redifu_authors" else DataConfig()
     lines = []
-    for section, config in (("data", data), ("model", MODELS[model]()), ("train", TrainConfig())):
+    for section, config in (
+        ("data", data), ("model", MODELS[model]()), ("train", TrainConfig()),
+        ("mesh", MeshConfig()),
+    ):  # fmt: skip
         lines += ["", f"# {(type(config).__doc__ or '').strip()}", f"[{section}]"]
         notes = _field_notes(type(config))
         for field in dataclasses.fields(config):

@@ -16,6 +16,7 @@ from emojax.config import (
     MODELS,
     Config,
     DataConfig,
+    MeshConfig,
     RedifuAuthorsConfig,
     RedifuConfig,
     TrainConfig,
@@ -95,6 +96,12 @@ WRONG = [
     (TrainConfig, {"auxiliary_power": 3}, "train.auxiliary_power must be one of 1, 2, not 3"),
     (TrainConfig, {"auxiliary_power": True}, "train.auxiliary_power must be one of 1, 2, not True"),
     (TrainConfig, {"select": "f1"}, "train.select must be one of"),
+    (TrainConfig, {"accumulate": 0}, "train.accumulate must be positive"),
+    (TrainConfig, {"remat": "all"}, "train.remat must be one of 'none', 'products', 'layers'"),
+    (MeshConfig, {"data": 0}, "mesh.data must be positive"),
+    (MeshConfig, {"fsdp": 0}, "mesh.fsdp must be positive"),
+    (MeshConfig, {"sequence": -1}, "mesh.sequence must be positive"),
+    (MeshConfig, {"model": 0}, "mesh.model must be positive"),
     (TrainConfig, {"schedule_per_epoch": True}, "train.warmup must be 0 with train.schedule_per"),
 ]  # fmt: skip
 
@@ -112,7 +119,7 @@ def test_every_field_with_choices_or_bounds_is_checked():
     tried = {(kind, name) for kind, values, _ in WRONG for name in values}
     # Strings that only reading can judge.
     free = {"source", "data_dir", "split_rule", "text_encoder"}
-    for kind in (DataConfig, TrainConfig, *MODELS.values()):
+    for kind in (DataConfig, TrainConfig, MeshConfig, *MODELS.values()):
         for name, hint in typing.get_type_hints(kind).items():
             if hint is not bool and name not in free:
                 assert (kind, name) in tried or name == "name", (kind, name)

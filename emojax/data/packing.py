@@ -11,11 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from emojax.config import DataConfig
+from emojax.config import OWN_BUCKET_STEP, PADDED_STEP, DataConfig
 from emojax.errors import DataError
-
-_OWN_BUCKET_STEP = 64
-_PADDED_STEP = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,14 +32,17 @@ class BatchPlan:
 
 
 def plan_epoch(
-    lengths: np.ndarray, config: DataConfig, *, seed: int | None = None, epoch: int = 0
-) -> list[BatchPlan]:
+    lengths: np.ndarray, config: DataConfig, *, seed: int | None = None, epoch: int = 0,
+    rows_multiple: int = 1,
+) -> list[BatchPlan]:  # fmt: skip
     """Batches that hold every conversation exactly once.
 
     Args:
       lengths: i32[N] utterances of each conversation.
       seed: shuffles conversations and batches, differently in each epoch; None keeps their order
         as far as packing allows.
+      rows_multiple: batches get empty rows until their number is a multiple of this. They hold the
+        same conversations whatever it is, so a run may go on with other devices.
 
     Raises:
       DataError: there is no conversation, or one is longer than the last bucket and `overlong` is
@@ -62,7 +62,12 @@ def plan_epoch(
     batches = make(lengths, order, config)
     if draw is not None:
         batches = [batches[i] for i in draw.permutation(len(batches))]
-    return batches
+    return [_filled(batch, rows_multiple) for batch in batches]
+
+
+def _filled(plan: BatchPlan, multiple: int) -> BatchPlan:
+    empty = -len(plan.rows) % multiple
+    return dataclasses.replace(plan, rows=plan.rows + ((),) * empty) if empty else plan
 
 
 def _bucket(length: int, buckets: Sequence[int]) -> int:
@@ -70,7 +75,7 @@ def _bucket(length: int, buckets: Sequence[int]) -> int:
         if length <= bucket:
             return bucket
     # A conversation longer than every bucket: rounded up, so that few shapes are compiled.
-    return _rounded_up(length, _OWN_BUCKET_STEP)
+    return _rounded_up(length, OWN_BUCKET_STEP)
 
 
 def _rounded_up(number: int, step: int) -> int:
@@ -121,7 +126,7 @@ def _padded(lengths: np.ndarray, order: np.ndarray, config: DataConfig) -> list[
         if config.buckets:
             length = _bucket(longest, config.buckets)
         else:
-            length = _rounded_up(longest, _PADDED_STEP)
+            length = _rounded_up(longest, PADDED_STEP)
         places = len(rows) * length
         fifths = max(3, -(-5 * real // places))
         capacity = -(-fifths * places // 5)

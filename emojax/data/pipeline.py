@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -22,26 +22,30 @@ class PackedBatch:
     """A batch of numpy arrays and where it stands.
 
     Attributes:
-      batch: the rows of this host.
-      rows: indices (into the split) of the conversations of each row.
+      batch: the rows that this process reads.
+      held: which rows of the whole batch those are, increasing.
+      rows: indices (into the split) of the conversations of each row of the whole batch.
+      lengths: i32[N] utterances of the split's conversations.
       epoch, index: the epoch, from 0, and the batch's place in it.
       last: whether the epoch ends with it.
     """
 
     batch: Batch
+    held: tuple[int, ...]
     rows: tuple[tuple[int, ...], ...]
+    lengths: np.ndarray
     epoch: int
     index: int
     last: bool
 
     def members(self) -> Iterator[tuple[int, int, slice]]:
-        """(conversation, row, columns) of every conversation."""
+        """(conversation, row, columns) of every conversation of the whole batch."""
         for row, indices in enumerate(self.rows):
-            ends = np.flatnonzero(np.diff(self.batch.segment[row], append=-1)) + 1
             start = 0
-            for index, end in zip(indices, ends.tolist(), strict=False):
-                yield index, row, slice(start, end)
-                start = end
+            for index in indices:
+                columns = slice(start, start + int(self.lengths[index]))
+                yield index, row, columns
+                start = columns.stop
 
 
 def collate(plan: BatchPlan, records: Sequence[Conversation], widths: Sequence[int]) -> Batch:
@@ -72,6 +76,11 @@ def collate(plan: BatchPlan, records: Sequence[Conversation], widths: Sequence[i
     )  # fmt: skip
 
 
+def smallest_batch(widths: Sequence[int]) -> Batch:
+    """One utterance of zeros: shapes of variables depend on feature widths alone."""
+    return collate(BatchPlan(1, ((),)), (), widths)
+
+
 class Batches(grain.IterDataset[PackedBatch]):
     """Endless epochs of batches; iterate with `iter(...)`, whose state is two integers.
 
@@ -81,8 +90,9 @@ class Batches(grain.IterDataset[PackedBatch]):
       widths: feature widths of the modalities.
       config: layout, buckets and sizes.
       seed: shuffles every epoch anew; None is file order.
-      shard: (this process, number of processes). Every process makes the same plan and reads its
-        own share of each batch's rows.
+      rows_multiple: see `plan_epoch`.
+      held: number of rows of a batch -> those that this process reads, increasing; None is all.
+        Every process makes the same plan.
     """
 
     def __init__(
@@ -93,22 +103,28 @@ class Batches(grain.IterDataset[PackedBatch]):
         config: DataConfig,
         *,
         seed: int | None = None,
-        shard: tuple[int, int] = (0, 1),
+        rows_multiple: int = 1,
+        held: Callable[[int], Sequence[int]] | None = None,
     ):
         super().__init__()
         small = int(lengths.sum()) * sum(widths) * 4 <= _CACHE_BYTES
         self.records: Any = _Cached(records) if small else records
         self.lengths, self.widths = lengths, tuple(widths)
-        self.config, self.seed, self.shard = config, seed, shard
+        self.config, self.seed, self.rows_multiple = config, seed, rows_multiple
+        self.held = held or range
 
     def plan(self, epoch: int) -> list[BatchPlan]:
-        """The batches of an epoch, those of this process."""
-        this, count = self.shard
-        plans = plan_epoch(self.lengths, self.config, seed=self.seed, epoch=epoch)
-        return [
-            dataclasses.replace(p, rows=_share(p.rows, this, count)) if count > 1 else p
-            for p in plans
-        ]
+        """The batches of an epoch, whole."""
+        return plan_epoch(
+            self.lengths, self.config, seed=self.seed, epoch=epoch,
+            rows_multiple=self.rows_multiple,
+        )  # fmt: skip
+
+    def collated(self, plan: BatchPlan) -> tuple[Batch, tuple[int, ...]]:
+        """The rows of a batch that this process reads, and which they are."""
+        held = tuple(self.held(len(plan.rows)))
+        mine = dataclasses.replace(plan, rows=tuple(plan.rows[row] for row in held))
+        return collate(mine, self.records, self.widths), held
 
     def __iter__(self) -> grain.DatasetIterator[PackedBatch]:
         return _BatchIterator(self)
@@ -125,12 +141,6 @@ class Batches(grain.IterDataset[PackedBatch]):
                 return
 
 
-def _share(rows: tuple, this: int, count: int) -> tuple:
-    size = -(-len(rows) // count)
-    mine = rows[this * size : (this + 1) * size]
-    return mine + ((),) * (size - len(mine))
-
-
 class _BatchIterator(grain.DatasetIterator[PackedBatch]):
     def __init__(self, batches: Batches):
         super().__init__()
@@ -144,8 +154,8 @@ class _BatchIterator(grain.DatasetIterator[PackedBatch]):
         plan, index = self._plans[self._index], self._index
         self._index += 1
         return PackedBatch(
-            collate(plan, self._batches.records, self._batches.widths), plan.rows,
-            self._epoch, index, last=self._index == len(self._plans),
+            *self._batches.collated(plan), plan.rows, self._batches.lengths, self._epoch, index,
+            last=self._index == len(self._plans),
         )  # fmt: skip
 
     def _go_to(self, epoch: int, index: int) -> None:

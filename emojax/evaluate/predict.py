@@ -11,23 +11,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from emojax.data.pipeline import Batches
 from emojax.dist.compiler import compiler_options
+from emojax.dist.mesh import put_batch
+from emojax.dist.rules import placement, replicated
+from emojax.nn.sharding import sharded
 from emojax.types import MODALITIES, Batch, Prediction
 
 Predict = Callable[[Any, Batch], tuple[Array, Array]]
 
 
-def make_predict(model: nn.Module, *, explain: bool = True) -> Predict:
+def make_predict(model: nn.Module, *, explain: bool = True, mesh: Mesh | None = None) -> Predict:
     """The jitted (variables, batch) -> (log probability f32[B, L, C], contribution f32[B, L, M]).
 
     The contribution of a modality is measured, not read off the weights: hide it from the whole
     conversation and see by how much the log probability of the decision falls. Without `explain`
-    contributions are zeros and cost nothing.
+    contributions are zeros and cost nothing. With a mesh each device computes its share of the
+    batch, and every device gets the whole result.
     """
 
     def predict(variables: Any, batch: Batch) -> tuple[Array, Array]:
+        with sharded(None if mesh is None else placement(mesh)):
+            return whole_batch(variables, batch)
+
+    def whole_batch(variables: Any, batch: Batch) -> tuple[Array, Array]:
         def log_probability(present: Array) -> Array:
             output: Any = model.apply(variables, dataclasses.replace(batch, present=present))
             return jax.nn.log_softmax(output.logits)
@@ -42,21 +51,27 @@ def make_predict(model: nn.Module, *, explain: bool = True) -> Predict:
         falls = ((whole - hidden) * decision).sum(-1)
         return whole, jnp.moveaxis(falls, 0, -1)
 
-    return jax.jit(predict, compiler_options=compiler_options())
+    result = None if mesh is None else replicated(mesh)
+    return jax.jit(predict, out_shardings=result, compiler_options=compiler_options())
 
 
 def predict_split(
-    predict: Predict, variables: Any, batches: Batches, advance: Callable[[int], None] | None = None
+    predict: Predict,
+    variables: Any,
+    batches: Batches,
+    advance: Callable[[int], None] | None = None,
+    mesh: Mesh | None = None,
 ) -> list[Prediction]:
     """Predictions for every conversation of a split, in the order of its records.
 
     Args:
+      predict: made for the same mesh.
       advance: told after each batch how many conversations it held.
     """
     found: dict[int, Prediction] = {}
     for packed in batches.one_epoch():
-        result = jax.device_get(predict(variables, jax.device_put(packed.batch)))
-        log_probability, contribution = result
+        batch = put_batch(packed.batch, packed.held, len(packed.rows), mesh)
+        log_probability, contribution = jax.device_get(predict(variables, batch))
         for index, row, columns in packed.members():
             conversation = batches.records[index]
             probability = np.exp(log_probability[row, columns].astype(np.float64))

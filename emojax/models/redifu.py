@@ -16,9 +16,10 @@ from emojax.config import RedifuConfig
 from emojax.models.output import Output
 from emojax.nn.attention import Delta, DifferentialLayer
 from emojax.nn.diffusion import TextGuidedDiffusion
-from emojax.nn.layers import Dropout, LayerNorm, Standardise, dense
+from emojax.nn.layers import Dropout, LayerNorm, Standardise, dense, rematerialised
 from emojax.nn.mean_field import RelationMeanField
 from emojax.nn.relation_graph import RelationGraphLayer
+from emojax.nn.sharding import constrain, stream
 from emojax.ops.masks import (
     OTHER_FUTURE,
     OTHER_PAST,
@@ -36,6 +37,7 @@ class Redifu(nn.Module):
 
     config: RedifuConfig
     signature: Signature
+    remat: str = "none"
 
     @nn.compact
     def __call__(self, batch: Batch) -> Output:
@@ -48,16 +50,16 @@ class Redifu(nn.Module):
         for i, modality in enumerate(MODALITIES):
             if modality != "text":
                 streams[i] = self.encode(streams[i], batch, modality)
-        x = jnp.stack(streams, axis=2)
+        x = stream(jnp.stack(streams, axis=2))
 
         codes = self.edges(batch)
         for depth in range(c.graph_layers):
-            x = RelationGraphLayer(
+            x = rematerialised(RelationGraphLayer, self.remat)(
                 c.graph_heads, c.cross_modal, c.feed_forward_ratio, c.dropout,
                 c.attention_dropout, dtype, name=f"graph_{depth}",
             )(x, codes, present)  # fmt: skip
         if c.text_guidance:
-            text = TextGuidedDiffusion(
+            text = rematerialised(TextGuidedDiffusion, self.remat)(
                 c.heads, c.diffusion_steps, c.causal, c.dropout, dtype, name="diffusion"
             )(x, present, batch.segment, batch.position)
             x = jnp.concatenate([text[:, :, None], x[:, :, 1:]], axis=2)
@@ -83,7 +85,7 @@ class Redifu(nn.Module):
         features = Standardise(name=f"{modality}_standardise")(features)
         features = self.mix(features, present)
         features = Dropout(c.input_dropout)(features.astype(dtype))
-        x = dense(c.width, dtype, f"{modality}_input")(features)
+        x = dense(c.width, dtype, f"{modality}_input", axes=(None, "embed"))(features)
         missing = self.param(
             f"{modality}_missing", nn.initializers.normal(0.02), (c.width,), jnp.float32
         )
@@ -95,7 +97,7 @@ class Redifu(nn.Module):
                 jnp.float32,
             )  # fmt: skip
             x += nn.one_hot(batch.speaker, speakers, dtype=dtype) @ table.astype(dtype)
-        return x
+        return stream(x)
 
     def mix(
         self, features: Float[Array, "B L D_m"], present: Bool[Array, "B L"]
@@ -109,11 +111,13 @@ class Redifu(nn.Module):
         if rate == 0 or not self.has_rng("dropout"):
             return features
         mix_key, donor_key, share_key = jax.random.split(self.make_rng("dropout"), 3)
-        donor = jax.random.randint(donor_key, (present.size,), 0, present.size)
+        donor = jax.random.randint(donor_key, present.shape, 0, present.size)
         mixed = present & ~keep_mask(mix_key, rate, present.shape)
-        mixed &= present.reshape(-1)[donor].reshape(present.shape)
+        # Any utterance of the batch: the one place where devices look at others' rows.
+        mixed &= constrain(present, None, None).reshape(-1)[donor]
         share = jnp.where(mixed, jax.random.uniform(share_key, present.shape), 1.0)[..., None]
-        others = features.reshape(-1, features.shape[-1])[donor].reshape(features.shape)
+        everybody = constrain(features, None, None, None).reshape(-1, features.shape[-1])
+        others = everybody[donor]
         return share * features + (1 - share) * others
 
     def encode(self, x: Float[Array, "B L D"], batch: Batch, name: str) -> Float[Array, "B L D"]:
@@ -122,7 +126,7 @@ class Redifu(nn.Module):
         if c.delta:
             x = Delta(c.causal, dtype, name=f"{name}_delta")(x, batch.segment)
         for depth in range(c.encoder_layers):
-            x = DifferentialLayer(
+            x = rematerialised(DifferentialLayer, self.remat)(
                 c.heads, c.attention, c.causal, c.feed_forward_ratio, c.dropout,
                 c.attention_dropout, depth, dtype,
                 name=f"{name}_encoder_{depth}",

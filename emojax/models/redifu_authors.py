@@ -24,7 +24,22 @@ from jaxtyping import Bool, Float, Int
 
 from emojax.config import RedifuAuthorsConfig
 from emojax.models.output import Output
-from emojax.nn.layers import Dropout, LayerNorm, Standardise, dense, dropout_key, gelu
+from emojax.nn.layers import (
+    Dropout,
+    LayerNorm,
+    Standardise,
+    dense,
+    dropout_key,
+    gelu,
+    rematerialised,
+)
+from emojax.nn.sharding import (
+    constrain,
+    divided,
+    over_shards,
+    partitioned,
+    with_gathered,
+)
 from emojax.ops.attention import softmax_attention
 from emojax.ops.compact import compact, expand
 from emojax.ops.diff_attention.published import published_attention
@@ -78,11 +93,16 @@ def within_root(inputs: int) -> Callable[..., Array]:
     return functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
 
 
-def linear(x: Float[Array, "*axes I"], features: int, name: str, use_bias: bool = True) -> Array:
+def linear(x: Float[Array, "*axes I"], features: int, name: str, **options: Any) -> Array:
     """An affine layer that starts where the published one does."""
     start = within_root(x.shape[-1])
-    options = {"kernel_init": start, "bias_init": start, "use_bias": use_bias}
-    return dense(features, x.dtype, name, **options)(x)
+    return dense(features, x.dtype, name, kernel_init=start, bias_init=start, **options)(x)
+
+
+def product(x: Float[Array, "*axes D"], kernel: Float[Array, "D F"]) -> Float[Array, "*axes F"]:
+    """x times a parameter whose rows are divided for storage."""
+
+    return with_gathered(jnp.matmul, x, kernel.astype(x.dtype), "embed", None)
 
 
 class GATLayer(nn.Module):
@@ -102,7 +122,8 @@ class GATLayer(nn.Module):
         within: Bool[Array, "B L"],
     ) -> Float[Array, "B L H D"]:
         init = nn.initializers.xavier_uniform()
-        kernel = self.param("kernel", init, (x.shape[-1], self.heads * self.width), jnp.float32)
+        size = (x.shape[-1], self.heads * self.width)
+        kernel = self.param("kernel", partitioned(init, "embed", None), size, jnp.float32)
         size = (2 * self.width + RELATION_WIDTH, 1)
         attention = self.param(
             "attention",
@@ -113,7 +134,7 @@ class GATLayer(nn.Module):
             jnp.float32,
         )
         source, target, relation = jnp.split(attention, [self.width, 2 * self.width], axis=-1)
-        h = rearrange(x @ kernel.astype(self.dtype), "b l (h d) -> b l h d", h=self.heads)
+        h = rearrange(product(x, kernel), "b l (h d) -> b l h d", h=self.heads)
         y = relation_gat(
             h, source.astype(self.dtype), target.astype(self.dtype), relation @ table.T, edges,
             within, drop_rate=self.drop_rate, key=dropout_key(self, self.drop_rate),
@@ -186,10 +207,18 @@ class Encoder(nn.Module):
     def attend(self, z: Array, mask: Array, extent: Array) -> Array:
         c, width = self.config, z.shape[-1]
         q, k, v = rearrange(linear(z, 3 * width, "qkv"), "b l (n h d) -> n b l h d", n=3, h=c.heads)
-        y = published_attention(
-            q, k, v, mask, extent, scale=1 / math.sqrt(width),
-            drop_rate=c.dropout, key=dropout_key(self, c.dropout),
-        )  # fmt: skip
+        key = dropout_key(self, c.dropout)
+
+        def attend(*arrays: Array) -> Array:
+            *given, key = arrays
+            return published_attention(
+                *given, scale=1 / math.sqrt(width), drop_rate=c.dropout, key=key
+            )
+
+        rows = ("batch", None, None, None)
+        names = (rows, rows, rows, rows[:2], rows[:1], rows[:1])
+        keys = None if key is None else jax.random.split(key, len(z))
+        y = over_shards(attend, names, rows)(q, k, v, mask, extent, keys)
         strength = self.param("lambda", nn.initializers.constant(0.1), (), jnp.float32)
         y = rearrange(y, "b l h d -> b l (h d)") * strength.astype(z.dtype)
         return linear(y, width, "out")
@@ -218,21 +247,28 @@ class Fusion(nn.Module):
         others: Sequence[Float[Array, "B L D"]],
         within: Bool[Array, "B L"],
         real: Callable[[Array], Array],
+        place: Int[Array, " N"] | None,
     ) -> Float[Array, "N D"]:
         c, width, dtype = self.config, x.shape[-1], x.dtype
         heads = c.heads // BRANCHES[c.branch].fusion_head_divisor
         init = nn.initializers.xavier_uniform()
-        qkv = self.param("qkv", init, (width, 3 * width), jnp.float32).astype(dtype)
+        shape = (width, 3 * width)
+        qkv = self.param("qkv", partitioned(init, "embed", None), shape, jnp.float32)
         bias = self.param("out_bias", nn.initializers.zeros, (width,), jnp.float32)
 
         def split(y: Array) -> Array:
             return rearrange(y, "b l (h d) -> b l h d", h=heads)
 
-        q = split(query @ qkv[:, :width])
+        q = split(product(query, qkv[:, :width]))
+        rows = ("batch", None, None, None)
+        attention = over_shards(
+            functools.partial(softmax_attention, scale=math.sqrt(heads / width)),
+            (rows, rows, rows, rows[:2]), rows,
+        )  # fmt: skip
 
         def attend(other: Array) -> Array:
-            k, v = jnp.split(other @ qkv[:, width:], 2, axis=-1)
-            return softmax_attention(q, split(k), split(v), within, scale=math.sqrt(heads / width))
+            k, v = jnp.split(product(other, qkv[:, width:]), 2, axis=-1)
+            return attention(q, split(k), split(v), within)
 
         first, second = map(attend, others)
         found = real(rearrange(first + second, "b l h d -> b l (h d)"))
@@ -245,7 +281,7 @@ class Fusion(nn.Module):
         h = gate * x + (1 - gate) * found
         for layer in range(3):
             h = gelu(linear(h, 4 * width, f"mlp_{layer}"))
-            h = Dropout(c.dropout)(h)
+            h = Dropout(c.dropout)(h, place)
         return x + linear(h, width, "mlp_3")
 
 
@@ -254,6 +290,7 @@ class RedifuAuthors(nn.Module):
 
     config: RedifuAuthorsConfig
     signature: Signature
+    remat: str = "none"
 
     @nn.compact
     def __call__(self, batch: Batch) -> Output:
@@ -270,7 +307,9 @@ class RedifuAuthors(nn.Module):
             # The published model knows no missing modality: what is absent is a zero feature.
             there = batch.present[:, :, MODALITIES.index(modality)]
             features = jnp.where(there[..., None], features, 0)
-            x[modality] = linear(features.astype(dtype), c.width, f"{modality}_input")
+            x[modality] = linear(
+                features.astype(dtype), c.width, f"{modality}_input", axes=(None, "embed")
+            )
 
         speakers = len(self.signature.speakers)
         table = self.param(
@@ -288,32 +327,46 @@ class RedifuAuthors(nn.Module):
         codes = relations(batch.speaker, visible(batch.segment, window=c.window))
         same = jnp.where(codes < OTHER_FUTURE, codes, 0)
         cross = jnp.where((codes >= OTHER_FUTURE) | (codes == SELF), codes, 0)
-        text = RelationGAT(c, name="cross_speaker_graph")(x["text"], relation_table, cross, within)
-        text = RelationGAT(c, name="same_speaker_graph")(text, relation_table, same, within)
+        graph = rematerialised(RelationGAT, self.remat)
+        text = graph(c, name="cross_speaker_graph")(x["text"], relation_table, cross, within)
+        text = graph(c, name="same_speaker_graph")(text, relation_table, same, within)
         streams = {"text": text}
         for modality in ("audio", "visual"):
-            streams[modality] = Encoder(c, name=f"{modality}_encoder")(
+            encoder = rematerialised(Encoder, self.remat)
+            streams[modality] = encoder(c, name=f"{modality}_encoder")(
                 x[modality], speaker, mask, extent
             )
 
+        # Rows in shares cannot be compacted without moving them between devices, so what each
+        # device holds is computed whole; what dropout takes is that of the compacted rows.
+        shared = divided("batch")
+        everybody = constrain(mask, None, None).ravel()
+        place = (everybody.cumsum() - 1) if shared else None
+
         def real(y: Array) -> Array:
-            return compact(y, mask, capacity)
+            return y.reshape(-1, y.shape[-1]) if shared else compact(y, mask, capacity)
+
+        def padded(y: Array) -> Array:
+            return y.reshape(*mask.shape, -1) if shared else expand(y, mask)
 
         normed = {m: LayerNorm(1e-5, name=f"{m}_fusion_norm")(y) for m, y in streams.items()}
         scores = []
         for modality, stream in streams.items():
             others = [normed[m] for m in MODALITIES if m != modality]
-            y = Fusion(c, name=f"{modality}_fusion")(stream, normed[modality], others, within, real)
+            fusion = rematerialised(Fusion, self.remat, static_argnums=(5,))
+            y = fusion(c, name=f"{modality}_fusion")(
+                stream, normed[modality], others, within, real, place
+            )  # fmt: skip
             if branch.head_reads_input:
                 y = y + real(stream)
-            y = Dropout(c.dropout)(nn.leaky_relu(y, branch.head_slope))
+            y = Dropout(c.dropout)(nn.leaky_relu(y, branch.head_slope), place)
             scores.append(linear(y, len(self.signature.labels), f"{modality}_head"))
         modality_logits = jnp.stack(scores, axis=1).astype(jnp.float32)
         logits = jnp.einsum("nmc,m->nc", modality_logits, jnp.asarray(branch.modality_weight))
         modality_logits = rearrange(modality_logits, "n m c -> n (m c)")
         return Output(
-            logits=expand(logits, mask),
+            logits=padded(logits),
             modality_logits=rearrange(
-                expand(modality_logits, mask), "b l (m c) -> b l m c", m=len(MODALITIES)
+                padded(modality_logits), "b l (m c) -> b l m c", m=len(MODALITIES)
             ),
         )

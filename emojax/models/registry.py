@@ -16,12 +16,15 @@ _CLASSES: dict[str, Any] = {"redifu": Redifu, "redifu_authors": RedifuAuthors}
 assert _CLASSES.keys() == MODELS.keys(), "every model has a config class, and the reverse"
 
 
-def build(config: ModelConfig, signature: Signature) -> nn.Module:
+def build(config: ModelConfig, signature: Signature, remat: str = "none") -> nn.Module:
     """The model that `config` describes, for a corpus of that signature.
 
     The module is a pure function: `model.apply(variables, batch, rngs={"dropout": key})` trains,
     and without `rngs` it is deterministic.
+
+    Args:
+      remat: see `TrainConfig`; it changes no result.
     """
     if len(signature.labels) < 2:
         raise ConfigError(f"{signature.name} has {len(signature.labels)} labels; two are needed")
-    return _CLASSES[config.name](config, signature)
+    return _CLASSES[config.name](config, signature, remat)

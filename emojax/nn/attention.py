@@ -12,7 +12,16 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from emojax.nn.layers import Dropout, LayerNorm, dense, dropout_key, gelu
+from emojax.nn.sharding import (
+    first_column,
+    over_shards,
+    partitioned,
+    stream,
+    whole_rows,
+    with_neighbours,
+)
 from emojax.ops.diff_attention.api import differential_attention
+from emojax.ops.random import seeds
 
 
 def rotate(x: Float[Array, "B L H d"], position: Int[Array, "B L"]) -> Float[Array, "B L H d"]:
@@ -49,7 +58,7 @@ class DifferentialAttention(nn.Module):
         head_width = width // heads
 
         def project(name: str, features: int, groups: int = 1) -> list[Array]:
-            y = dense(features, self.dtype, name, use_bias=False)(x)
+            y = dense(features, self.dtype, name, axes=("embed", "heads"), use_bias=False)(x)
             return list(rearrange(y, "b l (h g d) -> g b l h d", h=heads, g=groups))
 
         def turned(name: str, features: int, groups: int = 1) -> list[Array]:
@@ -64,20 +73,46 @@ class DifferentialAttention(nn.Module):
         elif self.variant == "v2":
             (q, q2), (k,) = turned("query", 2 * width, 2), turned("key", width)
             k2 = k
-            lam = nn.sigmoid(dense(heads, jnp.float32, "lambda")(x.astype(jnp.float32)))
+            gate = dense(heads, jnp.float32, "lambda", axes=("embed", "heads"))
+            lam = nn.sigmoid(gate(x.astype(jnp.float32)))
         else:
             (q,), (k,) = turned("query", width), turned("key", width)
             if self.variant == "temporal":
-                lam = self.param("lambda", nn.initializers.constant(0.5), (heads,), jnp.float32)
+                half = partitioned(nn.initializers.constant(0.5), "heads")
+                lam = self.param("lambda", half, (heads,), jnp.float32)
         (v,) = project("value", width)
-        y = differential_attention(
-            q, k, v, lam, q2=q2, k2=k2, segment=segment, causal=self.causal,
-            drop_rate=self.drop_rate, key=dropout_key(self, self.drop_rate),
-        )  # fmt: skip
+        y = self.attend(q, k, v, lam, q2, k2, segment)
         if self.variant == "dual":
             y = self.head_norm(y) * (1 - self.lambda_init)
         y = rearrange(y, "b l h d -> b l (h d)").astype(self.dtype)
-        return dense(width, self.dtype, "out", use_bias=False)(y)
+        out = dense(width, self.dtype, "out", axes=("heads", "embed"), use_bias=False)
+        return stream(out(y))
+
+    def attend(
+        self, q: Array, k: Array, v: Array, lam: Array | None, q2: Array | None, k2: Array | None,
+        segment: Array,
+    ) -> Float[Array, "B L H e"]:  # fmt: skip
+        """The operator, on each device's rows, queries and heads."""
+        key = dropout_key(self, self.drop_rate)
+        # Of all rows and heads, so that what is dropped does not depend on who computes it.
+        seed = None if key is None else seeds(key, q.shape[0], self.heads)
+
+        def attend(
+            q: Array, k: Array, v: Array, lam: Array | None, q2: Array | None, k2: Array | None,
+            segment: Array, seed: Array | None,
+        ) -> Array:  # fmt: skip
+            k, v, k2, segment = map(whole_rows, (k, v, k2, segment))
+            return differential_attention(
+                q, k, v, lam, q2=q2, k2=k2, segment=segment, first=first_column(q.shape[1]),
+                causal=self.causal, drop_rate=self.drop_rate, seed=seed,
+            )  # fmt: skip
+
+        heads = ("batch", "length", "heads", None)
+        of_lambda = () if lam is None else ("batch", "length", "heads")[3 - lam.ndim :]
+        names = (
+            heads, heads, heads, of_lambda, heads, heads, ("batch", "length"), ("batch", "heads")
+        )  # fmt: skip
+        return over_shards(attend, names, heads)(q, k, v, lam, q2, k2, segment, seed)
 
     @property
     def lambda_init(self) -> float:
@@ -105,8 +140,9 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*axes D"]) -> Float[Array, "*axes D"]:
         width = x.shape[-1]
-        h = gelu(dense(self.ratio * width, self.dtype, "in")(x))
-        return dense(width, self.dtype, "out")(Dropout(self.drop_rate)(h))
+        h = dense(self.ratio * width, self.dtype, "in", axes=("embed", "mlp"))(x)
+        h = Dropout(self.drop_rate)(gelu(stream(h, "mlp")))
+        return stream(dense(width, self.dtype, "out", axes=("mlp", "embed"))(h))
 
 
 class DifferentialLayer(nn.Module):
@@ -147,16 +183,24 @@ class Delta(nn.Module):
     def __call__(
         self, x: Float[Array, "B L D"], segment: Int[Array, "B L"]
     ) -> Float[Array, "B L D"]:
-        width, length = x.shape[-1], x.shape[1]
+        width = x.shape[-1]
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, width), jnp.float32)
         scale = self.param("scale", nn.initializers.constant(0.1), (), jnp.float32)
         before, after = (2, 0) if self.causal else (1, 1)
-        padded = jnp.pad(x, ((0, 0), (before, after), (0, 0)))
-        labels = jnp.pad(segment, ((0, 0), (before, after)))
-        change = jnp.zeros_like(x)
-        for tap in range(3):
-            mine = labels[:, tap : tap + length] == segment
-            shifted = jnp.where(mine[..., None], padded[:, tap : tap + length], 0)
-            change += shifted * kernel[tap].astype(self.dtype)
+
+        def convolve(x: Array, segment: Array, kernel: Array) -> Array:
+            length = x.shape[1]
+            padded = with_neighbours(x, before, after)
+            labels = with_neighbours(segment, before, after)
+            change = jnp.zeros_like(x)
+            for tap in range(3):
+                mine = labels[:, tap : tap + length] == segment
+                shifted = jnp.where(mine[..., None], padded[:, tap : tap + length], 0)
+                change += shifted * kernel[tap].astype(self.dtype)
+            return change
+
+        columns = ("batch", "length", None)
+        over = over_shards(convolve, (columns, columns[:2], (None, None)), columns)
+        change = over(x, segment, kernel)
         gate = nn.sigmoid(dense(width, self.dtype, "gate")(x))
         return x + scale.astype(self.dtype) * gate * LayerNorm(name="norm")(change)

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from emojax.nn.attention import rotate
 from emojax.nn.layers import Dropout, LayerNorm, dense
+from emojax.nn.sharding import first_column, over_shards, partitioned, stream, whole_rows
 from emojax.ops.diff_attention.reference import masked_softmax
 from emojax.ops.diffusion import diffuse
 from emojax.ops.masks import visible
@@ -47,31 +48,41 @@ class TextGuidedDiffusion(nn.Module):
             jnp.concatenate([others, jnp.broadcast_to(text[:, :, None], others.shape)], -1)
         )[..., 0]
         mix = masked_softmax(score, present[:, :, 1:])[..., None].astype(self.dtype)
-        source = (mix * dense(width, self.dtype, "value")(others)).sum(2)
+        value = dense(width, self.dtype, "value", axes=("embed", "heads"))
+        source = (mix * value(others)).sum(2)
 
         z = rearrange(source, "b l (h d) -> b l h d", h=self.heads)
         if self.steps > 0:
-            restart = nn.sigmoid(
-                self.param("restart", nn.initializers.zeros, (self.heads,), jnp.float32)
-            )
-            z = diffuse(self.transition(text, present, segment, position), z, restart, self.steps)
-        z = dense(width, self.dtype, "out")(rearrange(z, "b l h d -> b l (h d)"))
+            zeros = partitioned(nn.initializers.zeros, "heads")
+            restart = nn.sigmoid(self.param("restart", zeros, (self.heads,), jnp.float32))
+            q, k = (
+                rotate(
+                    rearrange(
+                        dense(width, self.dtype, name, axes=("embed", "heads"))(text),
+                        "b l (h d) -> b l h d", h=self.heads,
+                    ),
+                    position,
+                )
+                for name in ("query", "key")
+            )  # fmt: skip
+            heads = ("batch", "length", "heads", None)
+            names = (heads, heads, heads, ("heads",), ("batch", "length"), ("batch", "length"))
+            spread = over_shards(self.spread, names, heads)
+            z = spread(q, k, z, restart, segment, present[:, :, 0])
+        out = dense(width, self.dtype, "out", axes=("heads", "embed"))
+        z = stream(out(rearrange(z, "b l h d -> b l (h d)")))
         gate = nn.sigmoid(dense(width, self.dtype, "gate")(jnp.concatenate([text, z], -1)))
         return streams[:, :, 0] + Dropout(self.drop_rate)(gate * z)
 
-    def transition(
-        self, text: Array, present: Array, segment: Array, position: Array
-    ) -> Float[Array, "B H L L"]:
-        width = text.shape[-1]
-        q, k = (
-            rotate(
-                rearrange(dense(width, self.dtype, n)(text), "b l (h d) -> b l h d", h=self.heads),
-                position,
-            )
-            for n in ("query", "key")
-        )
-        itself = jnp.eye(text.shape[1], dtype=bool)
-        mask = visible(segment, causal=self.causal) & (present[:, None, :, 0] | itself)
+    def spread(
+        self, q: Array, k: Array, source: Array, restart: Array, segment: Array, present: Array
+    ) -> Float[Array, "B L H d"]:
+        """The source diffused along the attention of q to the columns that are present."""
+        length, k = q.shape[1], whole_rows(k)
+        itself = jnp.eye(k.shape[1], dtype=bool)
+        mask = visible(whole_rows(segment), causal=self.causal)
+        mask &= whole_rows(present)[:, None] | itself
+        mask = jax.lax.dynamic_slice_in_dim(mask, first_column(length), length, axis=1)
 
         @jax.checkpoint
         def attend(q: Array, k: Array) -> Array:
@@ -79,4 +90,4 @@ class TextGuidedDiffusion(nn.Module):
             scores *= q.shape[-1] ** -0.5
             return masked_softmax(scores, mask[:, None]).astype(self.dtype)
 
-        return attend(q, k)
+        return diffuse(attend(q, k), source, restart, self.steps, whole=whole_rows)

@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from emojax.nn.sharding import STORED, constrain, partitioned, with_gathered
 from emojax.ops.random import dropout
 from emojax.types import MODALITIES
 
@@ -27,10 +28,10 @@ class Dropout(nn.Module):
     rate: float
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, place: Array | None = None) -> Array:
         if self.rate == 0.0 or not self.has_rng("dropout"):
             return x
-        return dropout(x, self.rate, self.make_rng("dropout"))
+        return dropout(x, self.rate, self.make_rng("dropout"), place)
 
 
 def dropout_key(module: nn.Module, rate: float) -> Array | None:
@@ -68,6 +69,19 @@ def gelu(x: Array, approximate: bool = False) -> Array:
     return jax.checkpoint(functools.partial(jax.nn.gelu, approximate=approximate))(x)
 
 
+def rematerialised(layer: type[nn.Module], remat: str, **options: Any) -> Any:
+    """A layer that keeps less for its backward pass and computes it again.
+
+    Args:
+      remat: see `TrainConfig`.
+    """
+    if remat == "none":
+        return layer
+    policies = jax.checkpoint_policies
+    policy = policies.dots_with_no_batch_dims_saveable if remat == "products" else None
+    return nn.remat(layer, policy=policy, **options)
+
+
 class Standardise(nn.Module):
     """(x - mean) / deviation with the statistics of the training split, carried by the model.
 
@@ -84,9 +98,62 @@ class Standardise(nn.Module):
         return (x.astype(jnp.float32) - mean.value) / deviation.value
 
 
-def dense(features: int, dtype: Any, name: str | None = None, **options: Any) -> nn.Dense:
-    """An affine layer computed in `dtype` from fp32 parameters."""
-    return nn.Dense(features, dtype=dtype, param_dtype=jnp.float32, name=name, **options)
+def dense(
+    features: int,
+    dtype: Any,
+    name: str | None = None,
+    *,
+    axes: tuple[str | None, str | None] = ("embed", None),
+    **options: Any,
+) -> nn.Dense:
+    """An affine layer computed in `dtype` from fp32 parameters.
+
+    Args:
+      axes: logical names of the kernel's axes, inputs and outputs (`dist.rules`).
+    """
+    kernel_init = options.pop("kernel_init", nn.linear.default_kernel_init)
+    bias_init = options.pop("bias_init", nn.initializers.zeros)
+    # A vector gains nothing from being in shares that must be gathered.
+    of_bias = None if axes[1] in STORED else axes[1]
+
+    def product(x: Array, kernel: Array, *given: Any, **more: Any) -> Array:
+        def dot(x: Array, kernel: Array) -> Array:
+            return jax.lax.dot_general(x, kernel, *given, **more)
+
+        return with_gathered(dot, x, kernel, *axes)
+
+    return nn.Dense(
+        features, dtype=dtype, param_dtype=jnp.float32, name=name, dot_general=product,
+        kernel_init=partitioned(kernel_init, *axes), bias_init=partitioned(bias_init, of_bias),
+        **options,
+    )  # fmt: skip
+
+
+class FusedDense(nn.Module):
+    """Several affine layers of the same input, one beside the other in kernel and bias."""
+
+    parts: int
+    features: int
+    """Outputs of each part; all of them are divided among devices as heads are."""
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*axes D"]) -> Float[Array, "N *axes F"]:
+        shape = (x.shape[-1], self.parts * self.features)
+        kernel = self.param(
+            "kernel", partitioned(nn.linear.default_kernel_init, "fused", None), shape, jnp.float32
+        )
+        bias = self.param("bias", partitioned(nn.initializers.zeros, None), shape[1:], jnp.float32)
+        kernel = kernel.astype(self.dtype).reshape(shape[0], self.parts, self.features)
+        axes = ("embed", None, "heads")
+        kernel = constrain(kernel, *axes)  # devices of the model axis trade rows for heads
+
+        def products(x: Array, kernel: Array) -> Array:
+            return jnp.einsum("...i,inj->...nj", x, kernel)
+
+        y = with_gathered(products, x.astype(self.dtype), kernel, *axes)
+        y += bias.astype(self.dtype).reshape(self.parts, self.features)
+        return jnp.moveaxis(y, -2, 0)
 
 
 def statistics(

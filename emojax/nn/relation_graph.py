@@ -11,7 +11,8 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from emojax.nn.attention import FeedForward
-from emojax.nn.layers import Dropout, LayerNorm, dense, dropout_key
+from emojax.nn.layers import Dropout, FusedDense, LayerNorm, dense, dropout_key
+from emojax.nn.sharding import over_shards, partitioned, stream, whole_rows
 from emojax.ops.masks import RELATIONS
 from emojax.ops.relation_attention import relation_attention
 
@@ -41,16 +42,30 @@ class RelationGraphLayer(nn.Module):
         modalities, width = x.shape[2:]
         drop = Dropout(self.drop_rate)
         relation = self.param(
-            "relation_embedding", nn.initializers.normal(0.02),
+            "relation_embedding",
+            partitioned(nn.initializers.normal(0.02), "heads", None, None, None),
             (self.heads, modalities, modalities, RELATIONS), jnp.float32,
         )  # fmt: skip
-        qkv = dense(3 * width, self.dtype, "qkv")(LayerNorm(name="attention_norm")(x))
-        q, k, v = rearrange(qkv, "b l m (n h d) -> n b l m h d", n=3, h=self.heads)
-        y = relation_attention(
-            q, k, v, relation, codes, present, cross_modal=self.cross_modal,
-            drop_rate=self.attention_drop_rate, key=dropout_key(self, self.attention_drop_rate),
+        qkv = FusedDense(3, width, self.dtype, name="qkv")(LayerNorm(name="attention_norm")(x))
+        q, k, v = rearrange(qkv, "n b l m (h d) -> n b l m h d", h=self.heads)
+        key = dropout_key(self, self.attention_drop_rate)
+
+        def attend(
+            q: Array, k: Array, v: Array, relation: Array, codes: Array, present: Array
+        ) -> Array:
+            k, v, present = map(whole_rows, (k, v, present))
+            return relation_attention(
+                q, k, v, relation, codes, present, cross_modal=self.cross_modal,
+                drop_rate=self.attention_drop_rate, key=key,
+            )  # fmt: skip
+
+        nodes = ("batch", "length", None, "heads", None)
+        names = (
+            nodes, nodes, nodes, ("heads", None, None, None), ("batch", "length", None),
+            ("batch", "length", None),
         )  # fmt: skip
-        y = dense(width, self.dtype, "out")(rearrange(y, "b l m h d -> b l m (h d)"))
-        x = x + drop(y)
+        y = over_shards(attend, names, nodes)(q, k, v, relation, codes, present)
+        out = dense(width, self.dtype, "out", axes=("heads", "embed"))
+        x = x + drop(stream(out(rearrange(y, "b l m h d -> b l m (h d)"))))
         feed_forward = FeedForward(self.ratio, self.drop_rate, self.dtype, name="feed_forward")
         return x + drop(feed_forward(LayerNorm(name="feed_forward_norm")(x)))

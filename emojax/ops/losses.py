@@ -19,9 +19,20 @@ def cross_entropy(
     Sum of w[y] (-log p[y]) over sum of w[y], with w = 1 without class weights: an utterance's
     weight is its label's. Smoothing mixes the label with the uniform distribution.
     """
+    loss, total = summed_cross_entropy(logits, label, class_weight, smoothing)
+    return loss / jnp.maximum(total, jnp.finfo(jnp.float32).tiny)
+
+
+def summed_cross_entropy(
+    logits: Float[Array, "*axes C"],
+    label: Int[Array, "*axes"],
+    class_weight: Float[Array, " C"] | None = None,
+    smoothing: float = 0.0,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Numerator and denominator of `cross_entropy`, to be added up over parts of a batch."""
     classes = logits.shape[-1]
     target = jax.nn.one_hot(label, classes)  # a row of zeros where label is UNLABELLED
     weight = target.sum(-1) if class_weight is None else target @ class_weight
     target = (1 - smoothing) * target + smoothing / classes
     loss = -(target * jax.nn.log_softmax(logits.astype(jnp.float32))).sum(-1)
-    return (weight * loss).sum() / jnp.maximum(weight.sum(), jnp.finfo(jnp.float32).tiny)
+    return (weight * loss).sum(), weight.sum()

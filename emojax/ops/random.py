@@ -57,13 +57,23 @@ def _threshold(rate: float) -> Array:
     return jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
 
 
-def dropout(x: Array, rate: float, key: Array | None) -> Array:
-    """Inverted dropout; the identity without a key or a rate."""
+def dropout(x: Array, rate: float, key: Array | None, place: Array | None = None) -> Array:
+    """Inverted dropout; the identity without a key or a rate.
+
+    Args:
+      place: i32[N] of an x [N, D]: what is dropped of row n is what would be dropped of row
+        `place[n]` of an array in which the rows lie otherwise.
+    """
     if key is None or rate == 0.0:
         return x
 
     @jax.checkpoint  # The backward pass needs the mask alone, and hashes it again.
     def drop(x: Array, key: Array) -> Array:
-        return jnp.where(keep_mask(key, rate, x.shape), x / jnp.asarray(1 - rate, x.dtype), 0)
+        if place is None:
+            kept = keep_mask(key, rate, x.shape)
+        else:
+            column = jnp.arange(x.shape[1], dtype=jnp.uint32)
+            kept = keep_at(key, rate, place.astype(jnp.uint32)[:, None] * x.shape[1] + column)
+        return jnp.where(kept, x / jnp.asarray(1 - rate, x.dtype), 0)
 
     return drop(x, key)

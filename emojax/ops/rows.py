@@ -22,11 +22,11 @@ def by_row(
     Args:
       function: of one row, arrays without that axis, and a key or None, to an array or several.
       arrays: trees of arrays with leading axis B; None has no rows and is passed on.
-      key: split into one for each row.
+      key: split into one for each row; or key[B], one for each row.
       recompute: compute each row again in the backward pass instead of storing what it needs.
     """
     rows = len(jax.tree.leaves(arrays)[0])
-    keys = None if key is None else jax.random.split(key, rows)
+    keys = jax.random.split(key, rows) if key is not None and key.ndim == 0 else key
 
     def one(row: Any) -> Any:
         return function(*row)

@@ -15,29 +15,33 @@ import flax
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from emojax import __version__
-from emojax.config import digest, to_dict
-from emojax.data.packing import BatchPlan
-from emojax.data.pipeline import collate
+from emojax.config import MeshConfig, digest, to_dict
+from emojax.data.pipeline import smallest_batch
 from emojax.data.splits import content_hash
+from emojax.dist.mesh import build_mesh, mesh_here
+from emojax.dist.rules import tree_shardings
 from emojax.errors import CheckpointError, DataError
 from emojax.evaluate.files import write_atomically
 from emojax.evaluate.metrics import score
 from emojax.evaluate.predict import make_predict, predict_split
+from emojax.nn.sharding import named_axes
 from emojax.train.checkpoint import Checkpoints
 from emojax.train.run import BEST, Run, open_run
-from emojax.types import Batch, Prediction, Signature
+from emojax.types import Prediction, Signature
 
 
 def best_variables(
-    folder: Path, model: nn.Module, signature: Signature
+    folder: Path, model: nn.Module, signature: Signature, mesh: Mesh | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Variables of the epoch that validation chose, and that epoch's record.
 
     Args:
       folder: of the run; its corpus is not needed.
       model, signature: as the run built them.
+      mesh: where the variables go; None is the first device.
 
     Raises:
       CheckpointError: the run has no complete checkpoint, or only damaged ones.
@@ -45,22 +49,20 @@ def best_variables(
     best = folder / BEST
     if not best.is_dir():
         raise CheckpointError(f"{folder}: nothing was trained to the end of an epoch yet")
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    mesh = mesh or build_mesh(MeshConfig(), jax.devices()[:1])
+    given = jax.random.key(0), smallest_batch(signature.widths)
+    with named_axes():
+        named = dict(jax.eval_shape(model.init, *given))
     like = jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here),
-        dict(jax.eval_shape(model.init, jax.random.key(0), _smallest_batch(signature))),
-    )
+        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
+        nn.unbox(named), tree_shardings(mesh, named),
+    )  # fmt: skip
     with contextlib.closing(Checkpoints(best, keep=None)) as series:
         found = series.restore(like)
     if found is None:
         raise CheckpointError(f"{folder}: nothing was trained to the end of an epoch yet")
     _, variables, notes = found
     return variables, notes["record"]
-
-
-def _smallest_batch(signature: Signature) -> Batch:
-    """One utterance of zeros: shapes of variables depend on the signature alone."""
-    return collate(BatchPlan(1, ((),)), (), signature.widths)
 
 
 def evaluate_run(folder: Path, *, test: bool = True) -> dict[str, Path]:
@@ -76,13 +78,18 @@ def evaluate_run(folder: Path, *, test: bool = True) -> dict[str, Path]:
     from emojax.evaluate.report import Report, write_report
 
     run = open_run(folder)
-    variables, record = best_variables(folder, run.model, run.corpus.signature)
-    predict = make_predict(run.model)
-    validation = predict_split(predict, variables, run.batches("validation"))
+    mesh = mesh_here(run.config.mesh, or_rows=True)
+    variables, record = best_variables(folder, run.model, run.corpus.signature, mesh)
+    predict = make_predict(run.model, mesh=mesh)
+
+    def predicted(split: str) -> list[Prediction]:
+        return predict_split(predict, variables, run.batches(split, mesh=mesh), mesh=mesh)
+
+    validation = predicted("validation")
     splits = {"validation": validation}
     if test and len(run.corpus.ids("test")):
         _count_read(folder, digest(run.config))
-        splits["test"] = predict_split(predict, variables, run.batches("test"))
+        splits["test"] = predicted("test")
     with contextlib.closing(Checkpoints(run.last, keep=None)) as series:
         progress = series.notes() or {}
     counts = run.corpus.statistics.label_counts

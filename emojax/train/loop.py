@@ -11,25 +11,33 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from rich.console import Console
 
 from emojax.config import TrainConfig
-from emojax.data.pipeline import Batches, PackedBatch
+from emojax.data.pipeline import PackedBatch
+from emojax.dist import processes
 from emojax.dist.compiler import return_memory_after_compiling
+from emojax.dist.mesh import key_everywhere, mesh_here, put_batch
 from emojax.errors import NonFiniteError
 from emojax.evaluate.metrics import score
 from emojax.evaluate.predict import make_predict, predict_split
 from emojax.train.checkpoint import Checkpoints
-from emojax.train.log import MetricLog, Watch
+from emojax.train.log import MetricLog, NoLog, Watch
 from emojax.train.objective import class_weights
 from emojax.train.optimiser import build_optimiser, build_schedule
+from emojax.train.profile import Profiler
 from emojax.train.run import Run
 from emojax.train.step import NEVER, TrainState, make_initial_state, make_train_step
+from emojax.types import Batch
 
+STOP_EVERY = 4
+"""Steps after which processes ask one another whether any of them is to stop."""
 IN_FLIGHT = 2
 """Steps whose metrics are not asked for yet: the host stays ahead of the device."""
 
@@ -67,8 +75,13 @@ def better(config: TrainConfig, value: float, than: float) -> bool:
     return value < than if config.select == "nll" else value > than
 
 
-def train(run: Run, console: Console, *, quiet: bool = False) -> Progress:
+def train(
+    run: Run, console: Console, *, quiet: bool = False, profile: Path | None = None
+) -> Progress:
     """Train from the newest checkpoint, or from nothing, to the end of the last epoch.
+
+    Args:
+      profile: folder for a trace of a few steps.
 
     Raises:
       NonFiniteError: a loss, gradient or validation score was not finite. The last good checkpoint
@@ -81,21 +94,22 @@ def train(run: Run, console: Console, *, quiet: bool = False) -> Progress:
     with contextlib.ExitStack() as stack:
         sigterm = stack.enter_context(_Sigterm())
         config = run.config.train
-        training = run.batches("train", shuffle=True)
+        mesh = mesh_here(run.config.mesh)
+        training = run.batches("train", training=True, mesh=mesh)
         epoch_steps = [len(training.plan(epoch)) for epoch in range(config.epochs)]
         schedule = build_schedule(config, epoch_steps)
         optimiser = build_optimiser(config, schedule)
         step_function = make_train_step(
             run.model, optimiser, config, schedule,
-            class_weights(config, run.corpus.statistics.label_counts),
+            class_weights(config, run.corpus.statistics.label_counts), mesh,
         )  # fmt: skip
         iterator = iter(training.prefetched())
         stack.callback(iterator.close)
         progress = Progress(iterator=iterator.get_state())
 
-        first = jax.device_put(next(training.one_epoch()).batch)
-        initial_state = make_initial_state(run.model, optimiser, config)
-        given = jax.random.key(config.seed), first, run.collection()
+        first = put(next(training.one_epoch()), mesh)
+        initial_state = make_initial_state(run.model, optimiser, config, mesh)
+        given = key_everywhere(config.seed, mesh), first, run.collection()
         lowered = step_function.lower(initial_state.trace(*given).out_info, first)
         with _compiling(lowered):
             state = initial_state(*given)
@@ -108,20 +122,30 @@ def train(run: Run, console: Console, *, quiet: bool = False) -> Progress:
             progress = Progress(**notes)
             iterator.set_state(progress.iterator)
 
-        log = MetricLog(run.folder)
+        log = MetricLog(run.folder) if processes.first() else NoLog()
         stack.callback(log.close)
         log.rewind(progress.log_size, int(state.step))
         watch = Watch(
-            console, epochs=config.epochs, steps=sum(epoch_steps), done=int(state.step), quiet=quiet
+            console,
+            epochs=config.epochs,
+            steps=sum(epoch_steps),
+            done=int(state.step),
+            quiet=quiet or not processes.first(),
         )
         stack.callback(watch.close)
+        profiler = Profiler(profile)
+        stack.callback(profiler.close)
         loop = _Loop(
-            run, step_function, run.batches("validation"), iterator, progress, last, best, log,
-            watch, sigterm, started,
+            run, mesh, step_function, iterator, progress, last, best, log, watch, sigterm, started,
+            profiler,
         )  # fmt: skip
         loop.run(state)
         last.wait()
     return progress
+
+
+def put(packed: PackedBatch, mesh: Mesh | None) -> Batch:
+    return put_batch(packed.batch, packed.held, len(packed.rows), mesh)
 
 
 @contextlib.contextmanager
@@ -136,32 +160,37 @@ class _Loop:
     """The loop's moving parts, so that its methods read as sentences."""
 
     def __init__(
-        self, run: Run, step_function: Callable, validation: Batches, iterator: Any,
+        self, run: Run, mesh: Mesh | None, step_function: Callable, iterator: Any,
         progress: Progress, last: Checkpoints, best: Checkpoints, log: MetricLog, watch: Watch,
-        sigterm: _Sigterm, started: float,
+        sigterm: _Sigterm, started: float, profiler: Profiler,
     ):  # fmt: skip
-        self.run_, self.config = run, run.config.train
-        self.step_function, self.iterator, self.validation = step_function, iterator, validation
-        self.predict = make_predict(run.model, explain=False)
+        self.run_, self.mesh, self.config = run, mesh, run.config.train
+        self.step_function, self.iterator = step_function, iterator
+        self.validation = run.batches("validation", mesh=mesh)
+        self.predict = make_predict(run.model, explain=False, mesh=mesh)
         self.progress, self.last, self.best = progress, last, best
         self.log, self.watch, self.sigterm = log, watch, sigterm
         self.ids = run.corpus.ids("train")
         self.in_flight: collections.deque[tuple[int, PackedBatch, Any]] = collections.deque()
+        self.profiler = profiler
         self.earlier, self.started = progress.seconds, started
+        self.stopping = processes.Agreement(STOP_EVERY)
 
     def run(self, state: TrainState) -> TrainState:
         epoch_started, conversations = time.monotonic(), 0
         step = int(state.step)
         while not self.finished():
-            if self.sigterm.arrived:
+            if self.stopping(step, self.sigterm.arrived):
                 self.save(state, step)
                 self.last.wait()
                 raise Interrupted(f"stopped at step {step}; resume with --resume")
             packed = next(self.iterator)
-            batch = jax.device_put(packed.batch)
+            batch = put(packed, self.mesh)
             # Anything that is copied between host and device unasked is a bug.
-            with jax.transfer_guard("disallow"):
+            shape = jax.tree.structure(batch), batch.segment.shape
+            with self.profiler.step(step, shape), jax.transfer_guard("disallow"):
                 state, metrics = self.step_function(state, batch)
+            self.profiler.rest(state)
             self.in_flight.append((step, packed, metrics))
             step += 1
             conversations += sum(map(len, packed.rows))
@@ -232,7 +261,9 @@ class _Loop:
         self, state: TrainState, epoch: int, step: int, seconds: float, conversations: int
     ) -> None:
         progress = self.progress
-        predictions = predict_split(self.predict, state.variables(), self.validation)
+        predictions = predict_split(
+            self.predict, state.variables(), self.validation, mesh=self.mesh
+        )
         bad = [each.id for each in predictions if not np.isfinite(each.probability).all()]
         if bad:
             self.halt(step, epoch, bad, "validation probabilities are not finite. Conversations")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -9,7 +11,9 @@ from jaxtyping import Float, Int
 
 from emojax.config import TrainConfig
 from emojax.models.output import Output
-from emojax.ops.losses import cross_entropy
+from emojax.ops.losses import summed_cross_entropy
+
+TINY = float(np.finfo(np.float32).tiny)
 
 
 def class_weights(config: TrainConfig, counts: np.ndarray) -> np.ndarray | None:
@@ -36,11 +40,35 @@ def objective(
     With w = .1 and p = 2 this is the published loss (arXiv:2603.25752, both factors of the square
     differentiated).
     """
-    loss = cross_entropy(output.logits, label, weights, config.label_smoothing)
-    if config.auxiliary_weight > 0:
-        for modality in range(output.modality_logits.shape[2]):
-            each = cross_entropy(
-                output.modality_logits[:, :, modality], label, weights, config.label_smoothing
-            )
-            loss += config.auxiliary_weight * jnp.power(each, config.auxiliary_power)
+    sums, total = terms(output, label, config, weights)
+    return combined([each / jnp.maximum(total, TINY) for each in sums], config)
+
+
+def terms(
+    output: Output,
+    label: Int[Array, "B L"],
+    config: TrainConfig,
+    weights: Float[Array, " C"] | None,
+) -> tuple[list[Array], Array]:
+    """What the objective is made of, to be added up over parts of a batch.
+
+    Returns:
+      (sums over the labelled utterances, one for each NLL of the objective; what to divide them by)
+    """
+
+    def nll(logits: Array) -> tuple[Array, Array]:
+        return summed_cross_entropy(logits, label, weights, config.label_smoothing)
+
+    loss, total = nll(output.logits)
+    if config.auxiliary_weight == 0:
+        return [loss], total
+    modalities = range(output.modality_logits.shape[2])
+    return [loss, *(nll(output.modality_logits[:, :, m])[0] for m in modalities)], total
+
+
+def combined(means: Sequence[Array], config: TrainConfig) -> Array:
+    """The objective of the mean NLLs that `terms` lists."""
+    loss, *others = means
+    for each in others:
+        loss += config.auxiliary_weight * jnp.power(each, config.auxiliary_power)
     return loss

@@ -15,6 +15,7 @@ from emojax.config import ModelConfig
 from emojax.data.pipeline import Batches
 from emojax.data.text_encoder import reopen_text_encoder
 from emojax.data.unseen import read_unseen
+from emojax.dist.mesh import held_rows, mesh_here, row_shards
 from emojax.evaluate.export import write_predictions
 from emojax.evaluate.files import write_atomically
 from emojax.evaluate.predict import make_predict, predict_split
@@ -52,18 +53,21 @@ def predict_file(run_folder: Path, input: Path, out: Path, *, skip_bad: bool = F
     )  # fmt: skip
     conversations = [each for split in corpus.splits.values() for each in split]
     model = build(config.model, signature)
-    variables, _ = best_variables(run_folder, model, signature)
+    mesh = mesh_here(config.mesh, or_rows=True)
+    variables, _ = best_variables(run_folder, model, signature, mesh)
     batches = Batches(
         conversations, np.array([len(each) for each in conversations], np.int32),
         signature.widths, dataclasses.replace(config.data, overlong="own_bucket"),
+        rows_multiple=row_shards(mesh), held=held_rows(mesh),
     )  # fmt: skip
     console = Console(stderr=True)
     visible = console.is_terminal and len(conversations) >= WORTH_A_BAR
     with Progress(console=console, transient=True, disable=not visible) as progress:
         task = progress.add_task("Predicting", total=len(conversations))
         predictions = predict_split(
-            make_predict(model), variables, batches, lambda count: progress.advance(task, count)
-        )
+            make_predict(model, mesh=mesh), variables, batches,
+            lambda count: progress.advance(task, count), mesh,
+        )  # fmt: skip
     names = (signature.labels, corpus.signature.speakers)
     paths = list(write_predictions(out, predictions, *names))
     if skip_bad:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -12,9 +13,15 @@ import numpy as np
 import optax
 from flax import struct
 from jax import Array
+from jax.sharding import Mesh
 
 from emojax.config import TrainConfig
+from emojax.data.pipeline import smallest_batch
 from emojax.dist.compiler import compiler_options
+from emojax.dist.rules import placement, replicated, tree_shardings
+from emojax.nn.layers import identity_statistics
+from emojax.nn.sharding import named_axes, sharded
+from emojax.train.accumulate import accumulated
 from emojax.train.objective import objective
 from emojax.types import Batch
 
@@ -49,13 +56,10 @@ class TrainState:
         return {"params": params, "statistics": self.statistics}
 
 
-def make_initial_state(
+def _fresh_state(
     model: nn.Module, optimiser: optax.GradientTransformation, config: TrainConfig
-) -> jax.stages.Wrapped:
-    """The jitted function (key, batch, statistics) -> fresh state; of the batch only shapes matter.
-
-    Every leaf has a strong dtype.
-    """
+) -> Callable[[Array, Batch, Any], TrainState]:
+    """(key, batch, statistics) -> state; every leaf has a strong dtype."""
 
     def initial_state(key: Array, batch: Batch, statistics: Any) -> TrainState:
         init_key, dropout_key = jax.random.split(key)
@@ -71,7 +75,35 @@ def make_initial_state(
         )
         return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
 
-    return jax.jit(initial_state, compiler_options=compiler_options(once=True))
+    return initial_state
+
+
+def state_shardings(
+    model: Any, optimiser: optax.GradientTransformation, config: TrainConfig, mesh: Mesh
+) -> TrainState:
+    """For each array of the state where it lies on the mesh, by the rules of `dist.rules`."""
+    widths = model.signature.widths
+    given = jax.random.key(0), smallest_batch(widths), identity_statistics(widths)
+    with named_axes():  # which averages and moments take over from their parameters
+        shapes = jax.eval_shape(_fresh_state(model, optimiser, config), *given)
+    return tree_shardings(mesh, shapes)
+
+
+def make_initial_state(
+    model: nn.Module,
+    optimiser: optax.GradientTransformation,
+    config: TrainConfig,
+    mesh: Mesh | None = None,
+) -> jax.stages.Wrapped:
+    """The jitted function (key, batch, statistics) -> fresh state; of the batch only shapes matter.
+
+    Every leaf lies where `state_shardings` says; without a mesh, on one device.
+    """
+    initial_state = _fresh_state(model, optimiser, config)
+    shardings = None if mesh is None else state_shardings(model, optimiser, config, mesh)
+    return jax.jit(
+        initial_state, out_shardings=shardings, compiler_options=compiler_options(once=True)
+    )
 
 
 def make_train_step(
@@ -80,22 +112,34 @@ def make_train_step(
     config: TrainConfig,
     schedule: optax.Schedule,
     weights: np.ndarray | None,
+    mesh: Mesh | None = None,
 ) -> jax.stages.Wrapped:
     """The jitted step: (state, batch) -> (state, metrics), the old state's memory reused.
 
-    Metrics are scalars: loss (nats), gradient_norm (before clipping), learning_rate, halted.
+    With a mesh the state lies, and stays, where `state_shardings` says, and batches as
+    `dist.mesh.put_batch` puts them. Metrics are scalars on every device: loss (nats),
+    gradient_norm (before clipping), learning_rate, halted.
     """
     class_weight = None if weights is None else jnp.asarray(weights)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        with sharded(None if mesh is None else placement(mesh)):
+            return advance(state, batch)
+
+    def advance(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
-        def loss_of(params: Any) -> Array:
+        def output_of(params: Any, batch: Batch, key: Array) -> Any:
             variables = {"params": params, "statistics": state.statistics}
-            output: Any = model.apply(variables, batch, rngs={"dropout": key})
-            return objective(output, batch.label, config, class_weight)
+            return model.apply(variables, batch, rngs={"dropout": key})
 
-        loss, gradients = jax.value_and_grad(loss_of)(state.params)
+        def loss_of(params: Any) -> Array:
+            return objective(output_of(params, batch, key), batch.label, config, class_weight)
+
+        if config.accumulate == 1:
+            loss, gradients = jax.value_and_grad(loss_of)(state.params)
+        else:
+            loss, gradients = accumulated(output_of, state.params, batch, key, config, class_weight)
         norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         halted = jnp.where((state.halted == NEVER) & ~finite, state.step, state.halted)
@@ -125,4 +169,10 @@ def make_train_step(
         )  # fmt: skip
         return state, metrics
 
-    return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options())
+    options: dict[str, Any] = {"donate_argnums": 0, "compiler_options": compiler_options()}
+    if mesh is not None:
+        shardings = state_shardings(model, optimiser, config, mesh)
+        options |= {
+            "in_shardings": (shardings, None), "out_shardings": (shardings, replicated(mesh))
+        }  # fmt: skip
+    return jax.jit(train_step, **options)

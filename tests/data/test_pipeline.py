@@ -105,20 +105,28 @@ def test_epochs_follow_one_another_and_say_where_they_end(config):
 def test_processes_share_the_rows_of_every_batch(config, processes):
     whole = list(batches(LENGTHS, config, seed=1).one_epoch())
     shards = [
-        list(batches(LENGTHS, config, seed=1, shard=(this, processes)).one_epoch())
+        list(
+            batches(
+                LENGTHS, config, seed=1, rows_multiple=processes,
+                held=lambda rows, this=this: range(this, rows, processes),
+            ).one_epoch()
+        )
         for this in range(processes)
-    ]
+    ]  # fmt: skip
     assert {len(shard) for shard in shards} == {len(whole)}
     for packed, *parts in zip(whole, *shards, strict=True):
-        # Every process compiles the same shape, so empty rows fill what does not divide.
-        assert len({len(part.rows) for part in parts}) == 1
-        rows = [row for part in parts for row in part.rows]
-        assert tuple(rows[: len(packed.rows)]) == packed.rows
-        assert not any(rows[len(packed.rows) :])
-        shape = (len(parts[0].rows), packed.batch.segment.shape[1])
-        assert all(part.batch.segment.shape == shape for part in parts)
-        together = np.concatenate([part.batch.text for part in parts])[: len(packed.rows)]
-        np.testing.assert_array_equal(together, packed.batch.text)
+        # The same conversations wherever they go; empty rows fill what does not divide.
+        filled = packed.rows + ((),) * (-len(packed.rows) % processes)
+        assert {part.rows for part in parts} == {filled}
+        assert sorted(row for part in parts for row in part.held) == list(range(len(filled)))
+        for part in parts:
+            assert list(part.members()) == list(packed.members())
+            assert part.batch.segment.shape == (
+                len(filled) // processes, packed.batch.segment.shape[1]
+            )  # fmt: skip
+            for mine, row in enumerate(part.held):
+                expected = packed.batch.text[row] if row < len(packed.rows) else 0
+                np.testing.assert_array_equal(part.batch.text[mine] - expected, 0)
 
 
 @pytest.mark.parametrize("ahead", [False, True], ids=["plain", "prefetched"])

@@ -88,7 +88,7 @@ def cli_until(moment: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
 def train_state(run: Run) -> TrainState:
     """A fresh state of the run: the shapes, types and places of everything it trains."""
     if run.config not in _fresh:
-        training = run.batches("train", shuffle=True)
+        training = run.batches("train", training=True)
         optimiser = build_optimiser(run.config.train, build_schedule(run.config.train, [1]))
         batch = next(training.one_epoch()).batch
         initial_state = make_initial_state(run.model, optimiser, run.config.train)

@@ -54,7 +54,7 @@ def step_functions(monkeypatch):
 def test_one_compile_a_shape_over_epochs_and_sittings(corpus, tmp_path, step_functions):
     chosen = config(corpus, {"data.buckets": "[16, 32]", "train.epochs": 3})
     run = create_run(tmp_path / "run", chosen)
-    batches = run.batches("train", shuffle=True)
+    batches = run.batches("train", training=True)
     shapes = {(len(p.rows), p.length, p.capacity) for e in range(3) for p in batches.plan(e)}
     assert len(shapes) == 2
     quietly(run)
@@ -166,7 +166,7 @@ def poisoned(tmp_path_factory):
 
 def test_a_loss_that_is_not_finite(poisoned, tmp_path):
     clean = create_run(tmp_path / "clean", config(poisoned(None), SHORT))
-    plan = clean.batches("train", shuffle=True).plan(0)
+    plan = clean.batches("train", training=True).plan(0)
     assert len(plan) > 3
     ids = clean.corpus.ids("train")
     names = [ids[index] for row in plan[2].rows for index in row]
@@ -212,7 +212,7 @@ def test_a_learning_rate_that_blows_up(corpus, tmp_path):
     named = int(re.match(r"step (\d+) ", str(caught.value))[1])
     assert complete(run.last) == []
 
-    training = run.batches("train", shuffle=True)
+    training = run.batches("train", training=True)
     steps = [len(training.plan(epoch)) for epoch in range(3)]
     schedule = build_schedule(chosen.train, steps)
     optimiser = build_optimiser(chosen.train, schedule)
