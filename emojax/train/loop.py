@@ -9,6 +9,7 @@ import resource
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +21,8 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from emojax.config import TrainConfig
-from emojax.data.pipeline import PackedBatch
+from emojax.data.packing import plan_epoch
+from emojax.data.pipeline import Batches, PackedBatch
 from emojax.dist import processes
 from emojax.dist.compiler import return_memory_after_compiling
 from emojax.dist.mesh import key_everywhere, mesh_here, put_batch
@@ -36,6 +38,8 @@ from emojax.train.run import Run
 from emojax.train.step import NEVER, TrainState, make_initial_state, make_train_step
 from emojax.types import Batch
 
+MANY = 0.25
+"""Share of empty rows from which it is said that they are many."""
 STOP_EVERY = 4
 """Steps after which processes ask one another whether any of them is to stop."""
 IN_FLIGHT = 2
@@ -96,6 +100,7 @@ def train(
         config = run.config.train
         mesh = mesh_here(run.config.mesh)
         training = run.batches("train", training=True, mesh=mesh)
+        _warn_of_empty_rows(training)
         epoch_steps = [len(training.plan(epoch)) for epoch in range(config.epochs)]
         schedule = build_schedule(config, epoch_steps)
         optimiser = build_optimiser(config, schedule)
@@ -140,8 +145,22 @@ def train(
             profiler,
         )  # fmt: skip
         loop.run(state)
+        profiler.end()
         last.wait()
     return progress
+
+
+def _warn_of_empty_rows(batches: Batches) -> None:
+    """Rows that only fill the mesh cost as much as others."""
+    rows = sum(len(plan.rows) for plan in batches.plan(0))
+    alone = plan_epoch(batches.lengths, batches.config, seed=batches.seed)
+    empty = 1 - sum(len(plan.rows) for plan in alone) / rows
+    if empty >= MANY and processes.first():
+        warnings.warn(
+            f"{empty:.0%} of all rows are empty, because batches need a multiple of "
+            f"{batches.rows_multiple} rows (mesh.data x mesh.fsdp x train.accumulate). A larger "
+            "data.batch_utterances or data.batch_conversations fills them", stacklevel=2,
+        )  # fmt: skip
 
 
 def put(packed: PackedBatch, mesh: Mesh | None) -> Batch:
@@ -289,6 +308,8 @@ class _Loop:
         progress.loss_sum, progress.loss_count = 0.0, 0
         if is_best:
             progress.best = record
+            if not processes.alone():
+                self.last.wait()  # Orbax cannot write two series at once among processes.
             self.best.save(step, state.variables(), {"record": record})
         self.log.write(step, {k: v for k, v in record.items() if k != "step"})
         self.watch.epoch(record, self.config.select, is_best)

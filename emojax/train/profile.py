@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 
@@ -58,6 +59,15 @@ class Profiler:
         if self._running:
             self._running, self._folder = False, None
             jax.profiler.stop_trace()
+
+    def end(self) -> None:
+        """After the last step."""
+        self.close()
+        if self._folder is not None:
+            warnings.warn(
+                f"training ended before {SETTLED} steps without a new shape: nothing was traced",
+                stacklevel=2,
+            )
 
     def _begin(self, folder: Path) -> None:
         try:
