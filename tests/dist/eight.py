@@ -39,7 +39,7 @@ REDIFU = RedifuConfig(
 V2 = dataclasses.replace(REDIFU, attention="v2", causal=True, cross_modal="utterance")
 AUTHORS = RedifuAuthorsConfig(width=16, heads=4, window=3, dropout=0.3)
 TRAIN = TrainConfig(
-    learning_rate=0.01, ema_decay=0.9, weight_decay=0.1, auxiliary_weight=0.3, auxiliary_power=2
+    learning_rate=0.003, ema_decay=0.9, weight_decay=0.1, auxiliary_weight=0.3, auxiliary_power=2
 )
 ACCUMULATE = dataclasses.replace(TRAIN, accumulate=2, remat="layers")
 
