@@ -209,7 +209,7 @@ class Encoder(nn.Module):
         q, k, v = rearrange(linear(z, 3 * width, "qkv"), "b l (n h d) -> n b l h d", n=3, h=c.heads)
         key = dropout_key(self, c.dropout)
 
-        def attend(*arrays: Array) -> Array:
+        def attend(*arrays: Array | None) -> Array:
             *given, key = arrays
             return published_attention(
                 *given, scale=1 / math.sqrt(width), drop_rate=c.dropout, key=key

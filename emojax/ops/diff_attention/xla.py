@@ -149,6 +149,17 @@ def _part(keys: _Keys, column: Array, plan: _Plan) -> tuple[_Keys, Array, Array]
     return part, start + jnp.arange(plan.keys, dtype=jnp.int32), start
 
 
+def _seen(
+    low: Array, high: Array, query: Array, key: Array, shown: Array | None, start: Array
+) -> Array:
+    """Which of the columns `key`, from `start` on, each of the columns `query` may see."""
+    seen = (key >= low) & (key < high)
+    if shown is None:
+        return seen
+    shown = jax.lax.dynamic_slice_in_dim(shown, start, key.size).reshape(key.shape)
+    return seen & (shown | (key == query))
+
+
 def xla(
     x: Operands, options: Options, *, map_elements: int | None = None
 ) -> Float[Array, "B I H e"]:
@@ -171,7 +182,7 @@ def _attend(x: Operands, options: Options, plan: _Plan) -> Array:
 def _forward(x: Operands, options: Options, plan: _Plan) -> tuple[Array, tuple]:
     def row(x: Operands, _: None) -> tuple[Array, Any]:
         blocks, keys = _queries(x, plan), _keys(x)
-        found, sums = _over(lambda b: _find(b, keys, plan, options), blocks, plan)
+        found, sums = _over(lambda b: _find(b, keys, x.shown, plan, options), blocks, plan)
         return _join(found, plan, len(x.q)).astype(x.v.dtype), sums
 
     found, sums = by_row(row, x, recompute=False)
@@ -185,15 +196,18 @@ def _over(function: Any, blocks: Any, plan: _Plan) -> Any:
     return jax.tree.map(lambda y: y[None], function(jax.tree.map(lambda y: y[0], blocks)))
 
 
-def _find(block: _Queries, keys: _Keys, plan: _Plan, options: Options) -> tuple[Array, list[Array]]:
+def _find(
+    block: _Queries, keys: _Keys, shown: Array | None, plan: _Plan, options: Options
+) -> tuple[Array, list[Array]]:
     """What the queries find, [K, Q, e]; peak and factor of each map, [K, Q, 1]: what makes scores a
     map is exp(score - peak) factor."""
-    keys, column, _ = _part(keys, block.column, plan)
+    keys, column, start = _part(keys, block.column, plan)
 
     def weigh(q: Array, k: Array, low: Array) -> tuple[Array, Array, Array]:
         # Scaled in fp32: a scaled bf16 query would be rounded once more.
         scores = product(q, k, 2, 2) * options.scale
-        scores = jnp.where((column >= low) & (column < block.high), scores, HIDDEN)
+        seen = _seen(low, block.high, block.column, column, shown, start)
+        scores = jnp.where(seen, scores, HIDDEN)
         peak = jnp.maximum(scores.max(-1, keepdims=True), FLOOR)
         e = jnp.exp(scores - peak)
         total = e.sum(-1, keepdims=True)
@@ -221,7 +235,7 @@ def _backward(options: Options, plan: _Plan, saved: tuple, gradient: Array) -> t
         given: Any = blocks, _split(gradient, plan), sums
 
         def step(sums: _Keys, given: Any) -> tuple[_Keys, Any]:
-            own, of_keys, start = _differentiate(given, keys, plan, options)
+            own, of_keys, start = _differentiate(given, keys, x.shown, plan, options)
 
             def add(total: Array, new: Array) -> Array:
                 old = jax.lax.dynamic_slice_in_dim(total, start, plan.keys, 1)
@@ -231,7 +245,7 @@ def _backward(options: Options, plan: _Plan, saved: tuple, gradient: Array) -> t
 
         if plan.blocks == 1:
             only = jax.tree.map(lambda y: y[0], given)
-            of_block, of_keys = _differentiate(only, keys, plan, options)[:2]
+            of_block, of_keys = _differentiate(only, keys, x.shown, plan, options)[:2]
             own = jax.tree.map(lambda y: y[None], of_block)
         else:
             nothing = jax.tree.map(lambda y: jnp.zeros(y.shape, jnp.float32), keys)
@@ -245,7 +259,7 @@ def _backward(options: Options, plan: _Plan, saved: tuple, gradient: Array) -> t
 
 
 def _differentiate(
-    given: Any, keys: _Keys, plan: _Plan, options: Options
+    given: Any, keys: _Keys, shown: Array | None, plan: _Plan, options: Options
 ) -> tuple[tuple[Array, Any, Any], _Keys, Array]:
     """Derivatives by q, q2 and lambda, and by the keys that the block can reach.
 
@@ -255,11 +269,11 @@ def _differentiate(
     keys, column, start = _part(keys, block.column, plan)
     column = column[:, None]
     turn = functools.partial(jnp.swapaxes, axis1=1, axis2=2)
-    before_end = column < turn(block.high)
 
     def weights(q: Array, k: Array, low: Array, peak: Array, factor: Array) -> Array:
         scores = product(k, q, 2, 2) * options.scale
-        scores = jnp.where((column >= turn(low)) & before_end, scores, HIDDEN)
+        seen = _seen(turn(low), turn(block.high), turn(block.column), column, shown, start)
+        scores = jnp.where(seen, scores, HIDDEN)
         return jnp.exp(scores - turn(peak)) * turn(factor)
 
     def by(scores: Array, q: Array, k: Array) -> tuple[Array, Array]:
