@@ -33,7 +33,7 @@ STEPS = 20
 _STARTS: dict[Any, Any] = {}
 REDIFU = RedifuConfig(
     width=32, heads=8, graph_heads=8, encoder_layers=1, graph_layers=1, window=2,
-    diffusion_steps=2, dropout=0.2, attention_dropout=0.0, input_dropout=0.1, feature_mix=0.3,
+    diffusion_steps=2, dropout=0.2, attention_dropout=0.1, input_dropout=0.1, feature_mix=0.3,
     speaker_embedding=True,
 )  # fmt: skip
 V2 = dataclasses.replace(REDIFU, attention="v2", causal=True, cross_modal="utterance")
