@@ -58,7 +58,7 @@ def contenders(implementation: str) -> dict[str, Contender]:
         return norm(
             differential_attention(
                 q, k, v, jnp.float32(0.5), q2=q2, k2=k2, segment=segment,
-                implementation=implementation,  # type: ignore[arg-type]
+                implementation=implementation,
             )
         )  # fmt: skip
 
@@ -67,7 +67,7 @@ def contenders(implementation: str) -> dict[str, Contender]:
             spare = [(0, 0)] * 3 + [(0, v.shape[-1] - q.shape[-1])]
             return jax.nn.dot_product_attention(
                 jnp.pad(q, spare), jnp.pad(k, spare), v, scale=q.shape[-1] ** -0.5,
-                implementation=name,  # type: ignore[arg-type]
+                implementation=name,
             )  # fmt: skip
 
         return lambda q, k, q2, k2, v: norm(attend(q, k, v) - 0.5 * attend(q2, k2, v))
