@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.special
 from jax import Array
@@ -93,6 +94,36 @@ def differential_attention(
                 weights[seen] -= lam[b, i, h] * second
         out[b, i, h] = (weights * keep[b, h, i]) @ v[b, :, h]
     return out
+
+
+def dense_attention(
+    q, k, v, lam=None, q2=None, k2=None, *, segment, causal=False, window=None, scale=None
+):
+    """The same for whole arrays, numpy or jax, with heads that share keys; masks pair by pair."""
+    (B, L, H, d), group = q.shape, q.shape[2] // k.shape[2]
+    mask = np.zeros((B, 1, L, L), bool)
+    for b, i in itertools.product(range(B), range(L)):
+        mask[b, 0, i, sees(segment[b], i, causal, window)] = True
+    xp = np if isinstance(q, np.ndarray) else jnp
+
+    def softmax(q, k, mask):
+        scores = xp.einsum("bihd,bjhd->bhij", q, xp.repeat(k, group, axis=2))
+        scores = xp.where(mask, scores * (d**-0.5 if scale is None else scale), -1e9)
+        weights = xp.where(mask, xp.exp(scores - scores.max(-1, keepdims=True)), 0)
+        total = weights.sum(-1, keepdims=True)
+        return weights / xp.where(total > 0, total, 1)
+
+    weights = softmax(q, k, mask)
+    if lam is not None:
+        if q2 is None:
+            inside = np.pad(segment[:, 1:] == segment[:, :-1], ((0, 0), (1, 0)))
+            q2, k2 = q, xp.concatenate([0 * k[:, :1], k[:, :-1]], axis=1)
+            second = softmax(q2, k2, mask & inside[:, None, None])
+        else:
+            second = softmax(q2, k2, mask)
+        lam = xp.broadcast_to(lam, (B, L, H))
+        weights = weights - xp.moveaxis(lam, 1, 2)[..., None] * second
+    return xp.einsum("bhij,bjhe->bihe", weights, xp.repeat(v, group, axis=2))
 
 
 def kept_by_row(key: jax.Array, rate: float, shape: tuple[int, ...]) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def differential_attention(
     key: Array | None = None,
     seed: UInt32[Array, "B H"] | None = None,
     implementation: Implementation = "auto",
-    interpret: bool = False,
+    interpret: Any = False,
 ) -> Float[Array, "B I H e"]:
     """softmax(s q k^T + M) v - lam softmax(s q2 k2^T + M) v, scores and sums in fp32.
 
@@ -65,7 +65,8 @@ def differential_attention(
       implementation: "reference" is the definition and stores both maps; "xla" recomputes them in
         the backward pass, block by block; "pallas_tpu" and "pallas_gpu" are fused kernels. "auto"
         takes the first that can serve, in the order kernel, "xla".
-      interpret: run a kernel step by step on any device, to look for errors.
+      interpret: run a kernel step by step on any device, to look for errors; or, for the TPU's,
+        parameters of its interpreter.
 
     Raises:
       ValueError: of `q2` and `k2` only one is given, or either without `lam`; H is not a multiple
@@ -103,7 +104,7 @@ def differential_attention(
     return _serve(operands, options, implementation, interpret)
 
 
-def _serve(x: Operands, options: Options, name: Implementation, interpret: bool) -> Array:
+def _serve(x: Operands, options: Options, name: Implementation, interpret: Any) -> Array:
     platform, _ = target()
     if name == "auto":
         for each in _ORDER.get(platform, ("xla",))[:-1]:

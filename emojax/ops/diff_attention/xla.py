@@ -18,12 +18,11 @@ from jax import Array
 from jaxtyping import Float
 
 from emojax.ops.attention import product
+from emojax.ops.diff_attention.blocks import tuned
 from emojax.ops.diff_attention.problem import FLOOR, HIDDEN, Operands, Options
 from emojax.ops.random import keep_pair
 from emojax.ops.rows import by_row
-
-_MAP_ELEMENTS = 1 << 20
-"""Elements of a block of a map, heads included; with more, memory is slower than what it saves."""
+from emojax.ops.target import target
 
 _LEAST = 32
 """Queries in a block, if the row has as many: with fewer, starting a block costs more than it."""
@@ -48,13 +47,13 @@ class _Plan(NamedTuple):
     group: int
 
 
-def _plan(x: Operands, options: Options) -> _Plan:
+def _plan(x: Operands, options: Options, map_elements: int) -> _Plan:
     length, heads = x.q.shape[1:3]
     total, shared = x.k.shape[1:3]
     reach = total
     if options.window is not None:
         reach = min(total, options.window * (1 if options.causal else 2))
-    queries = min(length, _block(heads, total, reach))
+    queries = min(length, _block(map_elements // heads, total, reach))
     return _Plan(
         blocks=-(-length // queries),
         queries=queries,
@@ -65,13 +64,12 @@ def _plan(x: Operands, options: Options) -> _Plan:
     )
 
 
-def _block(heads: int, total: int, reach: int) -> int:
-    """Queries in a block: as many as its maps have room for, and with a window as many as it
-    reaches, since each meets the keys of all."""
-    size = _MAP_ELEMENTS / heads
+def _block(size: int, total: int, reach: int) -> int:
+    """Queries in a block: as many as a map of that size has room for, and with a window as many as
+    it reaches, since each meets the keys of all."""
     if reach < total:
         return max(_LEAST, min(reach, int(math.sqrt(size + reach**2 / 4) - reach / 2)))
-    return max(_LEAST, int(size / total))
+    return max(_LEAST, size // total)
 
 
 def _split(x: Array, plan: _Plan) -> Array:
@@ -93,7 +91,7 @@ class _Queries(NamedTuple):
     """Queries of a block, or of all blocks along a leading axis, and what belongs to each.
 
     Attributes:
-      q, q2: [K, Q, d], scaled.
+      q, q2: [K, Q, d].
       lam: [K, Q, 1].
       low, high, low2, column: [1, Q, 1].
       seed: [K, Q, 1].
@@ -117,7 +115,7 @@ class _Keys(NamedTuple):
     v: Array
 
 
-def _queries(x: Operands, plan: _Plan, scale: float) -> _Queries:
+def _queries(x: Operands, plan: _Plan) -> _Queries:
     """The blocks of one row, whose arrays have no axis B."""
     length, heads = x.q.shape[:2]
 
@@ -131,8 +129,8 @@ def _queries(x: Operands, plan: _Plan, scale: float) -> _Queries:
 
     seed = None if x.seed is None else jnp.broadcast_to(x.seed[None, :, None], (length, heads, 1))
     return _Queries(
-        q=_split((x.q * scale).astype(x.q.dtype), plan),
-        q2=None if x.q2 is None else _split((x.q2 * scale).astype(x.q.dtype), plan),
+        q=_split(x.q, plan),
+        q2=split(x.q2),
         lam=None if x.lam is None else _split(x.lam[..., None], plan),
         low=each(x.low), high=each(x.high), low2=each(x.low2),
         column=each(x.first + jnp.arange(length, dtype=jnp.int32)),
@@ -151,26 +149,33 @@ def _part(keys: _Keys, column: Array, plan: _Plan) -> tuple[_Keys, Array, Array]
     return part, start + jnp.arange(plan.keys, dtype=jnp.int32), start
 
 
-def xla(x: Operands, options: Options) -> Float[Array, "B I H e"]:
-    """See `api.differential_attention`."""
-    return _attend(x, options)
+def xla(
+    x: Operands, options: Options, *, map_elements: int | None = None
+) -> Float[Array, "B I H e"]:
+    """See `api.differential_attention`.
+
+    Args:
+      map_elements: about how many elements a block of a map has, all heads together; None takes
+        what was measured to be fastest.
+    """
+    if map_elements is None:
+        map_elements = tuned("xla", target()[1], x.k.shape[1])["map_elements"]
+    return _attend(x, options, _plan(x, options, map_elements))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _attend(x: Operands, options: Options) -> Array:
-    return _forward(x, options)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _attend(x: Operands, options: Options, plan: _Plan) -> Array:
+    return _forward(x, options, plan)[0]
 
 
-def _forward(x: Operands, options: Options) -> tuple[Array, tuple]:
-    plan = _plan(x, options)
+def _forward(x: Operands, options: Options, plan: _Plan) -> tuple[Array, tuple]:
+    def row(x: Operands, _: None) -> tuple[Array, Any]:
+        blocks, keys = _queries(x, plan), _keys(x)
+        found, sums = _over(lambda b: _find(b, keys, plan, options), blocks, plan)
+        return _join(found, plan, len(x.q)).astype(x.v.dtype), sums
 
-    def row(x: Operands, _: None) -> tuple[Array | None, ...]:
-        blocks, keys = _queries(x, plan, options.scale), _keys(x)
-        found, *log_sums = _over(lambda b: _find(b, keys, plan, options.drop_rate), blocks, plan)
-        return _join(found, plan, len(x.q)).astype(x.v.dtype), *log_sums
-
-    found, *log_sums = by_row(row, x, recompute=False)
-    return found, (x, found, *log_sums)
+    found, sums = by_row(row, x, recompute=False)
+    return found, (x, sums)
 
 
 def _over(function: Any, blocks: Any, plan: _Plan) -> Any:
@@ -180,40 +185,40 @@ def _over(function: Any, blocks: Any, plan: _Plan) -> Any:
     return jax.tree.map(lambda y: y[None], function(jax.tree.map(lambda y: y[0], blocks)))
 
 
-def _find(
-    block: _Queries, keys: _Keys, plan: _Plan, drop_rate: float
-) -> tuple[Array, Array, Array | None]:
-    """What the queries find, [K, Q, e], and the logarithms of both maps' sums, [K, Q, 1]."""
+def _find(block: _Queries, keys: _Keys, plan: _Plan, options: Options) -> tuple[Array, list[Array]]:
+    """What the queries find, [K, Q, e]; peak and factor of each map, [K, Q, 1]: what makes scores a
+    map is exp(score - peak) factor."""
     keys, column, _ = _part(keys, block.column, plan)
 
     def weigh(q: Array, k: Array, low: Array) -> tuple[Array, Array, Array]:
-        scores = product(q, k, 2, 2)
+        # Scaled in fp32: a scaled bf16 query would be rounded once more.
+        scores = product(q, k, 2, 2) * options.scale
         scores = jnp.where((column >= low) & (column < block.high), scores, HIDDEN)
         peak = jnp.maximum(scores.max(-1, keepdims=True), FLOOR)
         e = jnp.exp(scores - peak)
         total = e.sum(-1, keepdims=True)
-        # Of a query that sees nothing: exp(HIDDEN + HIDDEN) is 0 in the backward pass.
-        log_sum = jnp.where(total > 0, peak + jnp.log(total), -HIDDEN)
-        return e, 1 / jnp.where(total > 0, total, 1), log_sum
+        return e, peak, jnp.where(total > 0, 1 / total, 0)
 
-    weights, factor, log_sum = weigh(block.q, keys.k, block.low)
-    weights, log_sum2 = weights * factor, None
+    weights, *sums = weigh(block.q, keys.k, block.low)
+    weights *= sums[1]
     if block.q2 is not None and keys.k2 is not None:
-        second, factor, log_sum2 = weigh(block.q2, keys.k2, block.low2)
-        weights -= second * (factor * block.lam)
+        second, *sums2 = weigh(block.q2, keys.k2, block.low2)
+        weights -= second * (sums2[1] * block.lam)
+        sums += sums2
     if block.seed is not None:
-        weights = jnp.where(keep_pair(block.seed, block.column, column, drop_rate), weights, 0)
-    found = product(weights.astype(keys.v.dtype), keys.v, 2, 1) / (1 - drop_rate)
-    return found, log_sum, log_sum2
+        weights = jnp.where(
+            keep_pair(block.seed, block.column, column, options.drop_rate), weights, 0
+        )
+    found = product(weights.astype(keys.v.dtype), keys.v, 2, 1) / (1 - options.drop_rate)
+    return found, sums
 
 
-def _backward(options: Options, saved: tuple, gradient: Array) -> tuple[Operands]:
-    x, found, *log_sums = saved
-    plan = _plan(x, options)
+def _backward(options: Options, plan: _Plan, saved: tuple, gradient: Array) -> tuple[Operands]:
+    x, sums = saved
 
-    def row(x: Operands, found: Array, gradient: Array, log_sums: Any, _: None) -> Any:
-        blocks, keys = _queries(x, plan, options.scale), _keys(x)
-        given: Any = blocks, _split(found, plan), _split(gradient, plan), log_sums
+    def row(x: Operands, gradient: Array, sums: Any, _: None) -> Any:
+        blocks, keys = _queries(x, plan), _keys(x)
+        given: Any = blocks, _split(gradient, plan), sums
 
         def step(sums: _Keys, given: Any) -> tuple[_Keys, Any]:
             own, of_keys, start = _differentiate(given, keys, plan, options)
@@ -224,18 +229,17 @@ def _backward(options: Options, saved: tuple, gradient: Array) -> tuple[Operands
 
             return jax.tree.map(add, sums, of_keys), own
 
-        if plan.blocks > 1:
+        if plan.blocks == 1:
+            only = jax.tree.map(lambda y: y[0], given)
+            of_block, of_keys = _differentiate(only, keys, plan, options)[:2]
+            own = jax.tree.map(lambda y: y[None], of_block)
+        else:
             nothing = jax.tree.map(lambda y: jnp.zeros(y.shape, jnp.float32), keys)
             of_keys, own = jax.lax.scan(step, nothing, given)
-        else:
-            only = jax.tree.map(lambda y: y[0], given)
-            own: Any
-            own, of_keys, _ = _differentiate(only, keys, plan, options)
-            own = jax.tree.map(lambda y: y[None], own)
         of_keys = jax.tree.map(lambda y: y.transpose(1, 0, 2), of_keys)
         return jax.tree.map(lambda y: _join(y, plan, len(x.q)), own), of_keys
 
-    (dq, dq2, dlam), of_keys = by_row(row, x, found, gradient, log_sums, recompute=False)
+    (dq, dq2, dlam), of_keys = by_row(row, x, gradient, sums, recompute=False)
     dlam = None if dlam is None else dlam[..., 0]
     return (x.gradients(dq, of_keys.k, of_keys.v, dlam, dq2, of_keys.k2),)
 
@@ -247,24 +251,24 @@ def _differentiate(
 
     Maps are transposed here: keys, then queries.
     """
-    block, found, gradient, log_sums = given
+    block, gradient, sums = given
     keys, column, start = _part(keys, block.column, plan)
     column = column[:, None]
     turn = functools.partial(jnp.swapaxes, axis1=1, axis2=2)
     before_end = column < turn(block.high)
 
-    def weights(q: Array, k: Array, low: Array, log_sum: Array) -> Array:
-        scores = jnp.where((column >= turn(low)) & before_end, product(k, q, 2, 2), HIDDEN)
-        return jnp.exp(scores - turn(log_sum))
+    def weights(q: Array, k: Array, low: Array, peak: Array, factor: Array) -> Array:
+        scores = product(k, q, 2, 2) * options.scale
+        scores = jnp.where((column >= turn(low)) & before_end, scores, HIDDEN)
+        return jnp.exp(scores - turn(peak)) * turn(factor)
 
     def by(scores: Array, q: Array, k: Array) -> tuple[Array, Array]:
         scores = scores.astype(q.dtype)
-        return product(scores, k, 1, 1) * options.scale, product(scores, q, 2, 1)
+        return product(scores, k, 1, 1) * options.scale, product(scores, q, 2, 1) * options.scale
 
     # Factors go to the small side of a product: a map has no room for one more pass.
-    common = turn((gradient.astype(jnp.float32) * found).sum(-1, keepdims=True))
     gradient = (gradient / (1 - options.drop_rate)).astype(keys.v.dtype)
-    first = weights(block.q, keys.k, block.low, log_sums[0])
+    first = weights(block.q, keys.k, block.low, *sums[:2])
     by_map = product(keys.v, gradient, 2, 2)
     combined, kept = first, None
     if block.seed is not None:
@@ -275,15 +279,17 @@ def _differentiate(
     dlam: Any = None
     if block.q2 is not None and keys.k2 is not None:
         lam = turn(block.lam)
-        second = weights(block.q2, keys.k2, block.low2, log_sums[1])
+        second = weights(block.q2, keys.k2, block.low2, *sums[2:])
         common2 = (second * by_map).sum(1, keepdims=True)
-        common, combined, dlam = common + lam * common2, first - second * lam, -turn(common2)
+        combined, dlam = first - second * lam, -turn(common2)
         scaled = (-block.lam * block.q2).astype(block.q2.dtype)
         dq2, dk2 = by(second * (by_map - common2), scaled, keys.k2)
         dq2 *= -block.lam
     if kept is not None:
         combined = jnp.where(kept, combined, 0)
     dv = product(combined.astype(keys.v.dtype), gradient, 2, 1)
+    # Not from the result, though that is less work: rounding errors then would not cancel.
+    common = (first * by_map).sum(1, keepdims=True)
     dq, dk = by(first * (by_map - common), block.q, keys.k)
     return (dq, dq2, dlam), _Keys(dk, dk2, dv), start
 
