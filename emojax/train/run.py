@@ -90,20 +90,7 @@ def create_run(folder: Path, config: Config) -> Run:
     if (folder / "run.json").exists():
         raise ConfigError(f"{folder} holds a run already. Resume it (--resume) or choose another")
     data = config.data
-    source = Path(data.source).expanduser()
-    if (source / "dataset_info.json").is_file():
-        corpus = open_prepared(source)
-        made_by = corpus.text_encoder["name"] if corpus.text_encoder else ""
-        if data.text_encoder not in ("", made_by):
-            raise ConfigError(
-                f"data.text_encoder is {data.text_encoder!r}, but {source} was prepared with "
-                f"{made_by!r}. Prepare it again with --text-encoder"
-            )
-    else:
-        corpus = prepare(
-            data.source, data.data_dir, skip_bad=data.skip_bad, split_rule=data.split_rule,
-            validation_fraction=data.validation_fraction, text_encoder=data.text_encoder,
-        )  # fmt: skip
+    corpus = open_corpus(data)
     for split in ("train", "validation"):
         if len(corpus.ids(split)) == 0:
             raise DataError(f"the {split} split is empty", file=corpus.path)
@@ -131,6 +118,29 @@ def create_run(folder: Path, config: Config) -> Run:
     except OSError as error:
         raise CheckpointError(f"{folder}: the run cannot be written here: {error}") from error
     return run
+
+
+def open_corpus(data: DataConfig) -> PreparedCorpus:
+    """The corpus that the config names, prepared if that was not done before.
+
+    Raises:
+      ConfigError: it was prepared with another text encoder.
+      DataError: it cannot be used.
+    """
+    source = Path(data.source).expanduser()
+    if not (source / "dataset_info.json").is_file():
+        return prepare(
+            data.source, data.data_dir, skip_bad=data.skip_bad, split_rule=data.split_rule,
+            validation_fraction=data.validation_fraction, text_encoder=data.text_encoder,
+        )  # fmt: skip
+    corpus = open_prepared(source)
+    made_by = corpus.text_encoder["name"] if corpus.text_encoder else ""
+    if data.text_encoder not in ("", made_by):
+        raise ConfigError(
+            f"data.text_encoder is {data.text_encoder!r}, but {source} was prepared with "
+            f"{made_by!r}. Prepare it again with --text-encoder"
+        )
+    return corpus
 
 
 def _check_lengths(corpus: PreparedCorpus, split: str, config: DataConfig) -> None:

@@ -56,7 +56,7 @@ class TrainState:
         return {"params": params, "statistics": self.statistics}
 
 
-def _fresh_state(
+def fresh_state(
     model: nn.Module, optimiser: optax.GradientTransformation, config: TrainConfig
 ) -> Callable[[Array, Batch, Any], TrainState]:
     """(key, batch, statistics) -> state; every leaf has a strong dtype."""
@@ -85,7 +85,7 @@ def state_shardings(
     widths = model.signature.widths
     given = jax.random.key(0), smallest_batch(widths), identity_statistics(widths)
     with named_axes():  # which averages and moments take over from their parameters
-        shapes = jax.eval_shape(_fresh_state(model, optimiser, config), *given)
+        shapes = jax.eval_shape(fresh_state(model, optimiser, config), *given)
     return tree_shardings(mesh, shapes)
 
 
@@ -99,7 +99,7 @@ def make_initial_state(
 
     Every leaf lies where `state_shardings` says; without a mesh, on one device.
     """
-    initial_state = _fresh_state(model, optimiser, config)
+    initial_state = fresh_state(model, optimiser, config)
     shardings = None if mesh is None else state_shardings(model, optimiser, config, mesh)
     return jax.jit(
         initial_state, out_shardings=shardings, compiler_options=compiler_options(once=True)

@@ -1,0 +1,227 @@
+"""The real train step, compiled for a slice of TPU that is not here."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh
+
+from emojax.config import Config, DataConfig, to_dict
+from emojax.data.packing import BatchPlan, plan_epoch
+from emojax.data.pipeline import collate
+from emojax.dist.aot import GIB, DoesNotFit, Program, Slice, compiled
+from emojax.dist.collectives import summary
+from emojax.dist.mesh import AXES, axis_sizes, build_mesh, row_shards
+from emojax.dist.rules import batch_shardings
+from emojax.models.registry import build
+from emojax.nn.layers import identity_statistics
+from emojax.train.objective import class_weights
+from emojax.train.optimiser import build_optimiser, build_schedule
+from emojax.train.run import open_corpus
+from emojax.train.step import TrainState, fresh_state, make_train_step, state_shardings
+from emojax.types import Batch, Signature
+
+IEMOCAP_LONGEST = 110
+"""Utterances of the longest conversation of IEMOCAP."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Corpus:
+    """As much of a corpus as shapes depend on.
+
+    Attributes:
+      signature: widths, labels and speakers.
+      lengths: i32[N] utterances of its training conversations.
+    """
+
+    signature: Signature
+    lengths: np.ndarray
+
+
+def stand_in(
+    data: DataConfig, widths: Sequence[int], classes: int, speakers: int
+) -> Corpus:
+    """A corpus that fills batches of every shape that the config's buckets make."""
+    longest = data.buckets or (IEMOCAP_LONGEST,)
+    each = 1 if data.layout == "packed" else data.batch_conversations
+    text, audio, visual = widths
+    signature = Signature(
+        "a corpus", tuple(f"label {i}" for i in range(classes)),
+        tuple(f"speaker {i}" for i in range(speakers)), (text, audio, visual),
+    )  # fmt: skip
+    return Corpus(signature, np.repeat(np.array(longest, np.int32), each))
+
+
+def corpus_of(data: DataConfig) -> Corpus:
+    """What shapes need of the corpus that the config names.
+
+    Raises:
+      ConfigError, DataError: see `train.run.open_corpus`.
+    """
+    corpus = open_corpus(data)
+    return Corpus(corpus.signature, corpus.lengths("train"))
+
+
+def shapes(config: Config, corpus: Corpus, multiple: int) -> list[BatchPlan]:
+    """A batch without conversations for every shape of an epoch, the one with most places first.
+
+    Args:
+      multiple: see `data.packing.plan_epoch`.
+    """
+    plans = plan_epoch(
+        corpus.lengths, config.data, seed=config.train.seed, rows_multiple=multiple
+    )
+    known = {
+        (plan.length, len(plan.rows), plan.capacity): dataclasses.replace(
+            plan, rows=((),) * len(plan.rows)
+        )
+        for plan in plans
+    }
+    order = sorted(known, key=lambda s: (s[0] * s[1], s[0], s[2] or 0), reverse=True)
+    return [known[shape] for shape in order]
+
+
+class Step:
+    """The step of a config, ready to be compiled for the devices of a mesh.
+
+    Attributes:
+      state: arrays without content, placed as training places them.
+      held: bytes that a device cannot do without while it steps, by what they are: gradients of all
+        parameters are there at once, because their norm is asked for before they are used.
+    """
+
+    def __init__(self, config: Config, corpus: Corpus, mesh: Mesh | AbstractMesh):
+        self.config, self.corpus, self.mesh = config, corpus, mesh
+        train, self.signature = config.train, corpus.signature
+        self.schedule = build_schedule(train, [1] * train.epochs)
+        self.optimiser = build_optimiser(train, self.schedule)
+        self.model = build(config.model, self.signature, train.remat)
+        places = state_shardings(self.model, self.optimiser, train, mesh)
+        given = (
+            jax.random.key(0), self.batch(BatchPlan(1, ((),))),
+            identity_statistics(self.signature.widths),
+        )  # fmt: skip
+        known = jax.eval_shape(fresh_state(self.model, self.optimiser, train), *given)
+        self.state: TrainState = jax.tree.map(_placed, known, places)
+        params = _bytes(self.state.params)
+        self.held = {
+            "parameters": params,
+            "gradients": params,
+            "optimiser": _bytes(self.state.opt_state),
+            "moving average": _bytes(self.state.average),
+        }
+
+    @property
+    def parameters(self) -> int:
+        return sum(math.prod(x.shape) for x in jax.tree.leaves(self.state.params))
+
+    def batch(self, plan: BatchPlan) -> Batch:
+        """A batch without content, of a plan without conversations."""
+        one = collate(dataclasses.replace(plan, rows=((),)), (), self.signature.widths)
+        rows = len(plan.rows)
+        whole = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), one
+        )
+        return jax.tree.map(_placed, whole, batch_shardings(self.mesh, whole))
+
+    def needed(self, plan: BatchPlan) -> dict[str, int]:
+        """`held`, and a device's share of a batch."""
+        return self.held | {"batch": _bytes(self.batch(plan))}
+
+    def compiled(self, plan: BatchPlan) -> Program:
+        """The step for batches of that shape.
+
+        Raises:
+          DoesNotFit: see `dist.aot.compiled`.
+        """
+        assert isinstance(self.mesh, Mesh)
+        weights = class_weights(self.config.train, np.ones(len(self.signature.labels)))
+        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+            step = make_train_step(
+                self.model, self.optimiser, self.config.train, self.schedule, weights, self.mesh
+            )
+            return compiled(step.trace(self.state, self.batch(plan)), self.mesh)
+
+
+def _placed(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
+def _bytes(tree: Any) -> int:
+    """Of a device's share."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
+
+
+def aot(
+    config: Config, where: Slice, corpus: Corpus, *, every_shape: bool = False
+) -> dict[str, Any]:
+    """Compile the train step for a slice and say what it costs each device, as JSON values.
+
+    Args:
+      every_shape: compile for every shape of a batch, and not for the largest alone.
+
+    Raises:
+      ConfigError: the config cannot be run there, or libtpu is missing.
+      DoesNotFit: it needs more memory than there is; found before compiling where parameters,
+        gradients and optimiser alone tell.
+    """
+    sizes = axis_sizes(config.mesh, where.device_count)
+    abstract = AbstractMesh(
+        tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES)
+    )  # fmt: skip
+    plans = shapes(config, corpus, row_shards(abstract) * config.train.accumulate)
+    step = Step(config, corpus, abstract)
+    needed = step.needed(plans[0])
+    check_fits(needed, where)
+    step = Step(config, corpus, build_mesh(config.mesh, where.devices()))
+    chosen = plans if every_shape else plans[:1]
+    return {
+        "slice": where.name,
+        "chips": where.chips,
+        "mesh": sizes,
+        "chip": dataclasses.asdict(where.chip),
+        "device_memory": where.device_memory,
+        "parameters": step.parameters,
+        "needed": needed,
+        "programs": [_entry(step, plan) for plan in chosen],
+        "config": to_dict(config),
+        "jax": jax.__version__,
+    }
+
+
+def check_fits(needed: dict[str, int], where: Slice) -> None:
+    """Raises `DoesNotFit` if what a device must hold at least is more than it has."""
+    total = sum(needed.values())
+    if total <= where.device_memory:
+        return
+    listed = ", ".join(f"{name} {size / GIB:.2f}" for name, size in needed.items() if size)
+    raise DoesNotFit(
+        f"each device of {where.name} has {where.device_memory / GIB:.2f} GiB and would have to "
+        f"hold {total / GIB:.2f} GiB: {listed}. A larger mesh.fsdp divides parameters and what "
+        "follows them over more devices; train.ema_decay = 0 saves the moving average"
+    )
+
+
+def _entry(step: Step, plan: BatchPlan) -> dict[str, Any]:
+    program = step.compiled(plan)
+    return {
+        "rows": len(plan.rows),
+        "length": plan.length,
+        "memory": program.memory | {"total": program.total_memory},
+        "flops": program.flops,
+        "kernel_flops": program.kernel_flops,
+        "bytes": program.bytes,
+        "kernels": program.kernels,
+        "loops": program.loops,
+        "collectives": summary(program.collectives),
+        "each_collective": [dataclasses.asdict(each) for each in program.collectives],
+        "compile_seconds": round(program.seconds, 1),
+    }
