@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from emojax.errors import ConfigError, EmojaxError
 
 if TYPE_CHECKING:
     from emojax.config import Config
+    from emojax.train.run import Run
 
 # Whatever takes long to import is imported by the command that needs it: --help answers at once.
 
@@ -117,6 +120,24 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     train.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    train.add_argument(
+        "--profile", type=Path, nargs="?", const=Path(), metavar="DIR",
+        help="trace a few steps for XProf or Perfetto, into RUN/profile if no DIR is given",
+    )  # fmt: skip
+    several = train.add_argument_group(
+        "several processes", "Start the same command on every host; RUN is a folder they share."
+    )
+    several.add_argument(
+        "--distributed", action="store_true",
+        help="join the other processes, found by itself on TPU slices, Slurm and Kubernetes",
+    )  # fmt: skip
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    several.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    several.add_argument("--process", type=int, metavar="I", help="which this is, from 0")
+    several.add_argument(
+        "--timeout", type=int, default=100, metavar="SECONDS",
+        help="after which a process that gives no sign of life counts as lost (default 100)",
+    )  # fmt: skip
 
     evaluate = _command(
         commands, "evaluate", _evaluate, "report how good a trained run is",
@@ -144,6 +165,35 @@ def _parser() -> argparse.ArgumentParser:
         "--skip-bad", action="store_true",
         help="set bad conversations aside and list them in DIR/skipped.json",
     )  # fmt: skip
+
+    aot = _command(
+        commands, "aot", _aot, "compile the train step for a TPU slice that is not here",
+        "Reports memory per device, FLOPs, bytes and collectives. Needs libtpu and no TPU; exits with\n"
+        "1 if the config cannot fit, before compiling where its state alone is too large.\n\n"
+        "examples:\n"
+        "  emojax aot --topology v5e:4x4\n"
+        "  emojax aot --topology v5e:16x16 --config large.toml --mesh data=4,fsdp=64 --json aot.json",
+    )  # fmt: skip
+    aot.add_argument(
+        "--topology", required=True, metavar="CHIP:SIDES", help="v5e:16x16, v5p:4x4x4, ..."
+    )
+    _settings(aot)
+    aot.add_argument(
+        "--mesh", metavar="AXIS=N,...", help="short for --set mesh.AXIS=N of each, data=64,fsdp=4"
+    )
+    aot.add_argument("--data", metavar="SOURCE", help="a corpus whose shapes to take")
+    aot.add_argument("--data-dir", metavar="DIR", help="short for --set data.data_dir=DIR")
+    aot.add_argument(
+        "--widths", default="1024,1582,342", metavar="T,A,V",
+        help="widths of text, audio and visual features without --data (default: IEMOCAP's)",
+    )  # fmt: skip
+    aot.add_argument("--classes", type=int, default=6, metavar="N", help="without --data")
+    aot.add_argument("--speakers", type=int, default=10, metavar="N", help="without --data")
+    aot.add_argument(
+        "--every-shape", action="store_true",
+        help="compile for every shape of a batch, not for the largest alone",
+    )  # fmt: skip
+    aot.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
 
     data = commands.add_parser("data", help="prepare and inspect corpora").add_subparsers(
         required=True, metavar="COMMAND"
@@ -198,35 +248,90 @@ def _read_config(options: argparse.Namespace) -> Config:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from emojax.train.loop import Interrupted, train
-    from emojax.train.run import create_run, open_run, read_run
+    from emojax.dist import processes
 
     given = _read_config(options)
-    if options.resume and (options.out / "run.json").exists():
-        known, _, _ = read_run(options.out)
-        chosen = options.config or options.overrides or options.data or options.data_dir
-        if (chosen or options.skip_bad) and known != given:
-            raise ConfigError(
-                f"{options.out} was started with other settings. Resume it without any, or start "
-                "a new run"
-            )
-        run = open_run(options.out)
-    else:
-        run = create_run(options.out, given)
+    explicit = (options.coordinator, options.processes, options.process)
+    if not options.distributed and explicit == (None, None, None):
+        return _train_here(options, given)
+    if not options.distributed and None in explicit:
+        raise ConfigError(
+            "--coordinator, --processes and --process belong together; --distributed finds out "
+            "what is not given"
+        )
+    if options.timeout < 1:
+        raise ConfigError(f"--timeout must be positive, not {options.timeout}")
+    processes.start(*explicit, timeout=options.timeout)
     try:
-        progress = train(run, Console(soft_wrap=True), quiet=options.quiet)
+        with processes.losing_nobody():
+            return _train_here(options, given)
+    except (EmojaxError, OSError) as error:
+        print(f"error: process {options.process or ''}: {_one_line(error)}", file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    # Not through `exit`, which would wait for processes that are gone.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _train_here(options: argparse.Namespace, given: Config) -> int:
+    from rich.console import Console
+
+    from emojax.dist import processes
+    from emojax.train.loop import Interrupted, train
+
+    # The first process prepares and writes; the others find what it left, or prepare their own.
+    with processes.together():
+        run = _open(options, given) if processes.first() else None
+    with processes.together():
+        run = run or _open_after(options, given)
+    folder = None
+    if options.profile is not None:
+        folder = options.out / "profile" if options.profile == Path() else options.profile
+    try:
+        progress = train(run, Console(soft_wrap=True), quiet=options.quiet, profile=folder)
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        if processes.first():
+            print(stop, file=sys.stderr)
         return SIGTERM_EXIT
-    if progress.best is not None and not options.quiet:
+    if progress.best is not None and not options.quiet and processes.first():
         metric = run.config.train.select
         print(
             f"Best validation {metric}: {progress.best['validation'][metric]:.4f} "
             f"(epoch {progress.best['epoch'] + 1}). Next: emojax evaluate {options.out}"
         )
     return 0
+
+
+def _open(options: argparse.Namespace, given: Config) -> Run:
+    """The run to go on with, or a new one."""
+    from emojax.train.run import create_run, open_run, read_run
+
+    if not (options.resume and (options.out / "run.json").exists()):
+        return create_run(options.out, given)
+    from emojax.config import MeshConfig
+
+    known, _, _ = read_run(options.out)
+    mesh = given.mesh if given.mesh != MeshConfig() else None
+    others = [each for each in options.overrides if not each.strip().startswith("mesh.")]
+    chosen = options.config or others or options.data or options.data_dir or options.skip_bad
+    if chosen and dataclasses.replace(known, mesh=given.mesh) != given:
+        raise ConfigError(
+            f"{options.out} was started with other settings. Resume it without any but those of "
+            "the mesh, or start a new run"
+        )
+    return open_run(options.out, mesh)
+
+
+def _open_after(options: argparse.Namespace, given: Config) -> Run:
+    """The run that the first process has just opened."""
+    from emojax.config import MeshConfig
+    from emojax.train.run import corpus_of, open_run
+
+    if not options.resume:
+        corpus_of(given.data)
+    return open_run(options.out, given.mesh if given.mesh != MeshConfig() else None)
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -15,6 +15,10 @@ class CheckpointError(EmojaxError):
     """A checkpoint that cannot be written, found or restored."""
 
 
+class ProcessError(EmojaxError):
+    """Processes that train together and did not start, agree or stay together."""
+
+
 class NonFiniteError(EmojaxError):
     """Training met a loss or gradient that is not finite; the last good state was kept."""
 

@@ -114,6 +114,45 @@ def test_a_wrong_value_is_refused_however_it_comes(kind, values, message):
         from_dict(values, kind)
 
 
+MESHES = [
+    ({"mesh": {"model": 3}}, "mesh.model must divide model.heads = 4, not 3"),
+    ({"mesh": {"model": 4}, "model": {"graph_heads": 2}}, "mesh.model must divide model.graph_h"),
+    ({"mesh": {"fsdp": 3}}, "model.width must be a multiple of mesh.fsdp x mesh.model = 3, not 64"),
+    ({"mesh": {"fsdp": 32, "model": 4}}, "mesh.fsdp x mesh.model = 128, not 64"),
+    ({"mesh": {"sequence": 16}}, "mesh.sequence must divide every row length .* rows of 40"),
+    ({"mesh": {"sequence": 5}}, "mesh.sequence must divide every row length .* rows of 64"),
+    ({"mesh": {"sequence": 40}}, "into parts of 2 or more, not 40: there are rows of 40"),
+    (
+        {
+            "mesh": {"sequence": 2},
+            "model": {"name": "redifu_authors"},
+            "data": {"layout": "padded"},
+        },
+        "mesh.sequence must be 1 for redifu_authors, whose keys roll around whole rows",
+    ),
+    (
+        {"mesh": {"model": 2}, "model": {"name": "redifu_authors"}, "data": {"layout": "padded"}},
+        "mesh.model must be 1 for redifu_authors",
+    ),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), MESHES, ids=str)
+def test_a_mesh_that_the_model_or_the_data_cannot_be_laid_over_is_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        from_dict(values)
+
+
+def test_a_mesh_that_fits():
+    from_dict({"mesh": {"data": 4, "fsdp": 8, "sequence": 8, "model": 4}})
+
+
+def test_what_was_written_before_there_was_a_mesh_can_be_read():
+    values = to_dict(Config())
+    del values["mesh"], values["train"]["accumulate"], values["train"]["remat"]
+    assert from_dict(values) == Config()
+
+
 def test_every_field_with_choices_or_bounds_is_checked():
     """A field added without a check shows up here."""
     tried = {(kind, name) for kind, values, _ in WRONG for name in values}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import itertools
 import math
 import re
@@ -107,20 +108,20 @@ def _executions(text: str) -> dict[str, int | None]:
         for call in _CALLED.finditer(line):
             trips: int | None = 1
             if call["how"] in ("body", "condition"):
-                known = _TRIPS.search(line)
-                trips = int(known[1]) if known else None
+                told = _TRIPS.search(line)
+                trips = int(told[1]) if told else None
             for name in re.findall(r"[\w.\-]+", call["many"] or call["one"] or ""):
                 callers[name].append((computation, trips))
-    known: dict[str, int | None] = {}
 
+    @functools.cache
     def count(name: str) -> int | None:
-        if name not in known:
-            each = [(count(caller), trips) for caller, trips in callers[name]]
-            if any(a is None or b is None for a, b in each):
-                known[name] = None
-            else:
-                known[name] = sum(a * b for a, b in each) if each else 1  # type: ignore[operator]
-        return known[name]
+        total = 0 if callers[name] else 1  # the entry has no caller
+        for caller, trips in callers[name]:
+            times = count(caller)
+            if times is None or trips is None:
+                return None
+            total += times * trips
+        return total
 
     return {name: count(name) for name in {computation for computation, _ in _lines(text)}}
 

@@ -11,7 +11,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from emojax.config import MeshConfig
-from emojax.dist.rules import batch_shardings, placement
+from emojax.dist.rules import batch_shardings, placement, replicated
 from emojax.errors import ConfigError
 from emojax.types import Batch
 
@@ -98,9 +98,16 @@ def held_rows(mesh: Mesh | None) -> Callable[[int], Sequence[int]] | None:
     def held(rows: int) -> list[int]:
         sharding = placement(mesh).sharding(("batch",), (rows,))
         shares = sharding.addressable_devices_indices_map((rows,)).values()
-        return sorted({row for (share,) in shares for row in range(rows)[share]})
+        return sorted({row for share in shares if share for row in range(rows)[share[0]]})
 
     return held
+
+
+def key_everywhere(seed: int, mesh: Mesh | None) -> jax.Array:
+    """`jax.random.key(seed)` on every device of the mesh."""
+    if mesh is None:
+        return jax.random.key(seed)
+    return jax.jit(jax.random.key, out_shardings=replicated(mesh))(np.uint32(seed))
 
 
 def put_batch(batch: Batch, held: Sequence[int], rows: int, mesh: Mesh | None) -> Batch:
@@ -118,10 +125,9 @@ def put_batch(batch: Batch, held: Sequence[int], rows: int, mesh: Mesh | None) -
     def put(x: np.ndarray, sharding: Any) -> jax.Array:
         shape = (rows, *x.shape[1:])
 
-        def share(index: tuple[slice, ...]) -> np.ndarray:
-            first, *rest = index
-            mine = [place[row] for row in range(rows)[first]]
-            return x[(mine, *rest)] if len(mine) < len(x) else x[(slice(None), *rest)]
+        def share(index: Any) -> np.ndarray:
+            mine = [place[row] for row in range(rows)[index[0]]]
+            return (x if len(mine) == len(x) else x[mine])[(slice(None), *index[1:])]
 
         return jax.make_array_from_callback(shape, sharding, share)
 

@@ -101,9 +101,10 @@ class DifferentialAttention(nn.Module):
             q: Array, k: Array, v: Array, lam: Array | None, q2: Array | None, k2: Array | None,
             segment: Array, seed: Array | None,
         ) -> Array:  # fmt: skip
-            k, v, k2, segment = map(whole_rows, (k, v, k2, segment))
+            k2 = None if k2 is None else whole_rows(k2)
             return differential_attention(
-                q, k, v, lam, q2=q2, k2=k2, segment=segment, first=first_column(q.shape[1]),
+                q, whole_rows(k), whole_rows(v), lam, q2=q2, k2=k2, segment=whole_rows(segment),
+                first=first_column(q.shape[1]),
                 causal=self.causal, drop_rate=self.drop_rate, seed=seed,
             )  # fmt: skip
 

@@ -14,15 +14,13 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
-
-T = TypeVar("T", bound=Array | None)
 
 Rules = Mapping[str, tuple[str, ...]]
 """Axes of the mesh along which an axis of an array is divided, by its logical name."""
@@ -218,10 +216,10 @@ def over_shards(
     return call
 
 
-def whole_rows(x: T) -> T:
+def whole_rows(x: Array) -> Array:
     """Inside of `over_shards`: all columns of [B, L, ...] of which this device has a share."""
     here = _SHARD.get()
-    if x is None or here is None or here.mesh.shape["sequence"] == 1:
+    if here is None or here.mesh.shape["sequence"] == 1:
         return x
     return jax.lax.all_gather(x, "sequence", axis=1, tiled=True)
 

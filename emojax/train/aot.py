@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh
+from rich.console import Group
+from rich.table import Table
 
 from emojax.config import Config, DataConfig, to_dict
 from emojax.data.packing import BatchPlan, plan_epoch
@@ -23,7 +24,7 @@ from emojax.models.registry import build
 from emojax.nn.layers import identity_statistics
 from emojax.train.objective import class_weights
 from emojax.train.optimiser import build_optimiser, build_schedule
-from emojax.train.run import open_corpus
+from emojax.train.run import corpus_of
 from emojax.train.step import TrainState, fresh_state, make_train_step, state_shardings
 from emojax.types import Batch, Signature
 
@@ -58,13 +59,9 @@ def stand_in(
     return Corpus(signature, np.repeat(np.array(longest, np.int32), each))
 
 
-def corpus_of(data: DataConfig) -> Corpus:
-    """What shapes need of the corpus that the config names.
-
-    Raises:
-      ConfigError, DataError: see `train.run.open_corpus`.
-    """
-    corpus = open_corpus(data)
+def shapes_of(data: DataConfig) -> Corpus:
+    """What shapes need of the corpus that the config names; for the errors see `corpus_of`."""
+    corpus = corpus_of(data)
     return Corpus(corpus.signature, corpus.lengths("train"))
 
 
@@ -225,3 +222,42 @@ def _entry(step: Step, plan: BatchPlan) -> dict[str, Any]:
         "each_collective": [dataclasses.asdict(each) for each in program.collectives],
         "compile_seconds": round(program.seconds, 1),
     }
+
+
+def render(report: dict[str, Any]) -> Group:
+    """The report as tables; figures are those of one device."""
+    mesh = ", ".join(f"{axis} {size}" for axis, size in report["mesh"].items() if size > 1)
+    programs = report["programs"]
+    heads = [f"{p['rows']} x {p['length']}" for p in programs]
+    costs = _table(
+        f"{report['slice']}, mesh {mesh or 'of one device'}: {report['parameters'] / 1e6:,.1f} M "
+        "parameters, of each device", "batch", heads,
+    )  # fmt: skip
+    for name in programs[0]["memory"]:
+        costs.add_row(
+            "memory" if name == "total" else f"  {name}",
+            *(f"{p['memory'][name] / GIB:.3f} GiB" for p in programs),
+        )
+    share = [p["memory"]["total"] / report["device_memory"] for p in programs]
+    costs.add_row(f"  of {report['device_memory'] / GIB:.1f} GiB", *(f"{s:.1%}" for s in share))
+    for name, quantity in (
+        ("FLOPs, by XLA", "flops"), ("FLOPs in kernels", "kernel_flops"), ("bytes accessed", "bytes"),
+    ):  # fmt: skip
+        costs.add_row(name, *(f"{p[quantity]:.3g}" for p in programs))
+    costs.add_row("Pallas kernels", *(str(sum(p["kernels"].values())) for p in programs))
+    costs.add_row("compiled in", *(f"{p['compile_seconds']:.0f} s" for p in programs))
+    said = _table("Collectives of a step: times, bytes of operands", "kind and axes", heads)
+    for name in sorted({name for p in programs for name in p["collectives"]}):
+        rows = [p["collectives"].get(name, {"count": 0, "bytes": 0}) for p in programs]
+        said.add_row(name, *(f"{row['count']} x, {row['bytes'] / 1e6:,.2f} MB" for row in rows))
+    notes = []
+    if any(p["loops"] for p in programs):
+        notes.append("FLOPs and bytes count the body of a loop once, however often it runs.")
+    return Group(costs, *([said] if said.row_count else []), *notes)
+
+
+def _table(title: str, first: str, heads: Sequence[str]) -> Table:
+    table = Table(first, title=title, title_justify="left")
+    for head in heads:
+        table.add_column(head, justify="right")
+    return table

@@ -9,6 +9,7 @@ later are found by a fingerprint of every array, computed on the device and stor
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax import Array
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from emojax.dist.processes import all_agree, first, together
 from emojax.errors import CheckpointError
 from emojax.train.abandoned import hush
 
@@ -28,18 +32,33 @@ T = TypeVar("T")
 hush()
 
 
-@jax.jit
-def _fingerprint(tree: Any) -> Array:
-    """u32[leaves]: one checksum for each array, sensitive to every bit and its place."""
+def _fingerprint(tree: Any) -> np.ndarray:
+    """u32[leaves]: one checksum for each array, sensitive to every bit and its place.
 
+    Of arrays in shares it is that of the whole arrays, wherever they lie.
+    """
+    spread = jax.tree.leaves(tree)[0].sharding
+    whole = NamedSharding(spread.mesh, P()) if isinstance(spread, NamedSharding) else None
+    return np.asarray(_checksums(whole)(tree))
+
+
+@functools.cache
+def _checksums(result: NamedSharding | None) -> jax.stages.Wrapped:
     def of(x: Array) -> Array:
         kind = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[x.dtype.itemsize]
-        bits = jax.lax.bitcast_convert_type(x, kind).ravel().astype(jnp.uint32)
-        place = jax.lax.iota(jnp.uint32, bits.size) * jnp.uint32(2654435761) + jnp.uint32(1)
+        bits = jax.lax.bitcast_convert_type(x, kind).astype(jnp.uint32)
+        # Row by row, as the whole array would be counted, and without moving a share of it.
+        place = jnp.zeros(x.shape, jnp.uint32)
+        for axis, size in enumerate(x.shape):
+            place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+        place = place * jnp.uint32(2654435761) + jnp.uint32(1)
         mixed = (bits ^ (bits >> 15)) * (place | 1)
         return jnp.sum(mixed ^ (mixed >> 13), dtype=jnp.uint32)
 
-    return jnp.stack([of(leaf) for leaf in jax.tree.leaves(tree)])
+    def checksums(tree: Any) -> Array:
+        return jnp.stack([of(leaf) for leaf in jax.tree.leaves(tree)])
+
+    return jax.jit(checksums, out_shardings=result)
 
 
 class Checkpoints:
@@ -84,10 +103,10 @@ class Checkpoints:
         self.wait()
         with self._explained(f"of step {step} cannot be written"):
             if step in self.steps():
-                if self._damage(step, tree) is None:
+                if self._whole(step, tree):
                     return
                 self._set_aside(step)
-            notes = notes | {"fingerprint": np.asarray(_fingerprint(tree)).tolist()}
+            notes = notes | {"fingerprint": _fingerprint(tree).tolist()}
             self._manager.save(
                 step, args=ocp.args.Composite(
                     tree=ocp.args.StandardSave(tree), notes=ocp.args.JsonSave(notes)
@@ -119,14 +138,19 @@ class Checkpoints:
         with self._explained("cannot be read"):
             steps = self.steps()
         for step in reversed(steps):
+            found, problem = None, "another process cannot read it"
             try:
-                tree, notes = self._read(step, like)
+                found = self._read(step, like)
             except Exception as error:  # whatever a damaged file makes its reader raise
+                problem = _short(error)
+            if not all_agree(found is not None):
                 warnings.warn(
                     f"{self.folder / str(step)}: this checkpoint is damaged and is not used "
-                    f"({_short(error)})", stacklevel=2,
+                    f"({problem})", stacklevel=2,
                 )  # fmt: skip
                 continue
+            assert found is not None
+            tree, notes = found
             if self._writes:
                 with self._explained("cannot be moved aside"):
                     for damaged in steps[steps.index(step) + 1 :]:
@@ -165,20 +189,23 @@ class Checkpoints:
             ),
         )  # fmt: skip
         notes = dict(found.notes)
-        if np.asarray(_fingerprint(found.tree)).tolist() != notes.pop("fingerprint"):
+        if _fingerprint(found.tree).tolist() != notes.pop("fingerprint"):
             raise ValueError("its arrays do not match their fingerprint")
         return found.tree, notes
 
-    def _damage(self, step: int, like: Any) -> Exception | None:
+    def _whole(self, step: int, like: Any) -> bool:
+        whole = True
         try:
             self._read(step, like)
-        except Exception as error:  # as in `restore`
-            return error
-        return None
+        except Exception:  # as in `restore`
+            whole = False
+        return all_agree(whole)
 
     def _set_aside(self, step: int) -> None:
-        number = len(list(self.folder.glob("damaged-*")))
-        (self.folder / str(step)).rename(self.folder / f"damaged-{number}-{step}")
+        with together():
+            if first():
+                number = len(list(self.folder.glob("damaged-*")))
+                (self.folder / str(step)).rename(self.folder / f"damaged-{number}-{step}")
         self._manager.reload()
 
     @contextlib.contextmanager

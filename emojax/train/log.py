@@ -98,6 +98,25 @@ class MetricLog:
             ) from error
 
 
+class NoLog(MetricLog):
+    """For processes that leave the log to the first one."""
+
+    def __init__(self) -> None:
+        pass
+
+    def rewind(self, size: int, step: int) -> None:
+        pass
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        pass
+
+    def flush(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
     found: list[tuple[str, float]] = []
     for name, value in values.items():

@@ -9,8 +9,10 @@ import resource
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
@@ -19,20 +21,27 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from emojax.config import TrainConfig
-from emojax.data.pipeline import PackedBatch
+from emojax.data.packing import plan_epoch
+from emojax.data.pipeline import Batches, PackedBatch
+from emojax.dist import processes
 from emojax.dist.compiler import return_memory_after_compiling
-from emojax.dist.mesh import mesh_here, put_batch
+from emojax.dist.mesh import key_everywhere, mesh_here, put_batch
 from emojax.errors import NonFiniteError
 from emojax.evaluate.metrics import score
 from emojax.evaluate.predict import make_predict, predict_split
 from emojax.train.checkpoint import Checkpoints
-from emojax.train.log import MetricLog, Watch
+from emojax.train.log import MetricLog, NoLog, Watch
 from emojax.train.objective import class_weights
 from emojax.train.optimiser import build_optimiser, build_schedule
+from emojax.train.profile import Profiler
 from emojax.train.run import Run
 from emojax.train.step import NEVER, TrainState, make_initial_state, make_train_step
 from emojax.types import Batch
 
+MANY = 0.25
+"""Share of empty rows from which it is said that they are many."""
+STOP_EVERY = 4
+"""Steps after which processes ask one another whether any of them is to stop."""
 IN_FLIGHT = 2
 """Steps whose metrics are not asked for yet: the host stays ahead of the device."""
 
@@ -70,8 +79,13 @@ def better(config: TrainConfig, value: float, than: float) -> bool:
     return value < than if config.select == "nll" else value > than
 
 
-def train(run: Run, console: Console, *, quiet: bool = False) -> Progress:
+def train(
+    run: Run, console: Console, *, quiet: bool = False, profile: Path | None = None
+) -> Progress:
     """Train from the newest checkpoint, or from nothing, to the end of the last epoch.
+
+    Args:
+      profile: folder for a trace of a few steps.
 
     Raises:
       NonFiniteError: a loss, gradient or validation score was not finite. The last good checkpoint
@@ -86,6 +100,7 @@ def train(run: Run, console: Console, *, quiet: bool = False) -> Progress:
         config = run.config.train
         mesh = mesh_here(run.config.mesh)
         training = run.batches("train", training=True, mesh=mesh)
+        _warn_of_empty_rows(training)
         epoch_steps = [len(training.plan(epoch)) for epoch in range(config.epochs)]
         schedule = build_schedule(config, epoch_steps)
         optimiser = build_optimiser(config, schedule)
@@ -99,7 +114,7 @@ def train(run: Run, console: Console, *, quiet: bool = False) -> Progress:
 
         first = put(next(training.one_epoch()), mesh)
         initial_state = make_initial_state(run.model, optimiser, config, mesh)
-        given = jax.random.key(config.seed), first, run.collection()
+        given = key_everywhere(config.seed, mesh), first, run.collection()
         lowered = step_function.lower(initial_state.trace(*given).out_info, first)
         with _compiling(lowered):
             state = initial_state(*given)
@@ -112,19 +127,40 @@ def train(run: Run, console: Console, *, quiet: bool = False) -> Progress:
             progress = Progress(**notes)
             iterator.set_state(progress.iterator)
 
-        log = MetricLog(run.folder)
+        log = MetricLog(run.folder) if processes.first() else NoLog()
         stack.callback(log.close)
         log.rewind(progress.log_size, int(state.step))
         watch = Watch(
-            console, epochs=config.epochs, steps=sum(epoch_steps), done=int(state.step), quiet=quiet
+            console,
+            epochs=config.epochs,
+            steps=sum(epoch_steps),
+            done=int(state.step),
+            quiet=quiet or not processes.first(),
         )
         stack.callback(watch.close)
+        profiler = Profiler(profile)
+        stack.callback(profiler.close)
         loop = _Loop(
             run, mesh, step_function, iterator, progress, last, best, log, watch, sigterm, started,
+            profiler,
         )  # fmt: skip
         loop.run(state)
+        profiler.end()
         last.wait()
     return progress
+
+
+def _warn_of_empty_rows(batches: Batches) -> None:
+    """Rows that only fill the mesh cost as much as others."""
+    rows = sum(len(plan.rows) for plan in batches.plan(0))
+    alone = plan_epoch(batches.lengths, batches.config, seed=batches.seed)
+    empty = 1 - sum(len(plan.rows) for plan in alone) / rows
+    if empty >= MANY and processes.first():
+        warnings.warn(
+            f"{empty:.0%} of all rows are empty, because batches need a multiple of "
+            f"{batches.rows_multiple} rows (mesh.data x mesh.fsdp x train.accumulate). A larger "
+            "data.batch_utterances or data.batch_conversations fills them", stacklevel=2,
+        )  # fmt: skip
 
 
 def put(packed: PackedBatch, mesh: Mesh | None) -> Batch:
@@ -145,7 +181,7 @@ class _Loop:
     def __init__(
         self, run: Run, mesh: Mesh | None, step_function: Callable, iterator: Any,
         progress: Progress, last: Checkpoints, best: Checkpoints, log: MetricLog, watch: Watch,
-        sigterm: _Sigterm, started: float,
+        sigterm: _Sigterm, started: float, profiler: Profiler,
     ):  # fmt: skip
         self.run_, self.mesh, self.config = run, mesh, run.config.train
         self.step_function, self.iterator = step_function, iterator
@@ -155,21 +191,25 @@ class _Loop:
         self.log, self.watch, self.sigterm = log, watch, sigterm
         self.ids = run.corpus.ids("train")
         self.in_flight: collections.deque[tuple[int, PackedBatch, Any]] = collections.deque()
+        self.profiler = profiler
         self.earlier, self.started = progress.seconds, started
+        self.stopping = processes.Agreement(STOP_EVERY)
 
     def run(self, state: TrainState) -> TrainState:
         epoch_started, conversations = time.monotonic(), 0
         step = int(state.step)
         while not self.finished():
-            if self.sigterm.arrived:
+            if self.stopping(step, self.sigterm.arrived):
                 self.save(state, step)
                 self.last.wait()
                 raise Interrupted(f"stopped at step {step}; resume with --resume")
             packed = next(self.iterator)
             batch = put(packed, self.mesh)
             # Anything that is copied between host and device unasked is a bug.
-            with jax.transfer_guard("disallow"):
+            shape = jax.tree.structure(batch), batch.segment.shape
+            with self.profiler.step(step, shape), jax.transfer_guard("disallow"):
                 state, metrics = self.step_function(state, batch)
+            self.profiler.rest(state)
             self.in_flight.append((step, packed, metrics))
             step += 1
             conversations += sum(map(len, packed.rows))

@@ -20,12 +20,12 @@ import jax
 from jax.sharding import Mesh
 
 from emojax import __version__
-from emojax.config import Config, DataConfig, from_dict, to_dict
+from emojax.config import Config, DataConfig, MeshConfig, from_dict, to_dict
 from emojax.data.packing import plan_epoch
 from emojax.data.pipeline import Batches
 from emojax.data.prepare import PreparedCorpus, open_prepared, prepare
 from emojax.data.readers import SPLITS
-from emojax.dist.mesh import held_rows, row_shards
+from emojax.dist.mesh import held_rows, mesh_here, row_shards
 from emojax.errors import CheckpointError, ConfigError, DataError
 from emojax.models.registry import build
 from emojax.nn.layers import identity_statistics, statistics
@@ -89,8 +89,8 @@ def create_run(folder: Path, config: Config) -> Run:
     """
     if (folder / "run.json").exists():
         raise ConfigError(f"{folder} holds a run already. Resume it (--resume) or choose another")
-    data = config.data
-    corpus = open_corpus(data)
+    mesh_here(config.mesh)  # before anything is prepared, let alone compiled
+    data, corpus = config.data, corpus_of(config.data)
     for split in ("train", "validation"):
         if len(corpus.ids(split)) == 0:
             raise DataError(f"the {split} split is empty", file=corpus.path)
@@ -120,27 +120,27 @@ def create_run(folder: Path, config: Config) -> Run:
     return run
 
 
-def open_corpus(data: DataConfig) -> PreparedCorpus:
-    """The corpus that the config names, prepared if that was not done before.
+def corpus_of(data: DataConfig) -> PreparedCorpus:
+    """The prepared corpus that a config names, prepared now if it was not yet.
 
     Raises:
       ConfigError: it was prepared with another text encoder.
       DataError: it cannot be used.
     """
     source = Path(data.source).expanduser()
-    if not (source / "dataset_info.json").is_file():
-        return prepare(
-            data.source, data.data_dir, skip_bad=data.skip_bad, split_rule=data.split_rule,
-            validation_fraction=data.validation_fraction, text_encoder=data.text_encoder,
-        )  # fmt: skip
-    corpus = open_prepared(source)
-    made_by = corpus.text_encoder["name"] if corpus.text_encoder else ""
-    if data.text_encoder not in ("", made_by):
-        raise ConfigError(
-            f"data.text_encoder is {data.text_encoder!r}, but {source} was prepared with "
-            f"{made_by!r}. Prepare it again with --text-encoder"
-        )
-    return corpus
+    if (source / "dataset_info.json").is_file():
+        corpus = open_prepared(source)
+        made_by = corpus.text_encoder["name"] if corpus.text_encoder else ""
+        if data.text_encoder not in ("", made_by):
+            raise ConfigError(
+                f"data.text_encoder is {data.text_encoder!r}, but {source} was prepared with "
+                f"{made_by!r}. Prepare it again with --text-encoder"
+            )
+        return corpus
+    return prepare(
+        data.source, data.data_dir, skip_bad=data.skip_bad, split_rule=data.split_rule,
+        validation_fraction=data.validation_fraction, text_encoder=data.text_encoder,
+    )  # fmt: skip
 
 
 def _check_lengths(corpus: PreparedCorpus, split: str, config: DataConfig) -> None:
@@ -175,14 +175,20 @@ def read_run(folder: Path) -> tuple[Config, Signature, dict[str, Any]]:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
 
 
-def open_run(folder: Path) -> Run:
+def open_run(folder: Path, mesh: MeshConfig | None = None) -> Run:
     """Open a run on the very corpus that it was started on.
 
+    Args:
+      mesh: another arrangement of devices than the run was started with, which changes no result.
+
     Raises:
+      ConfigError: the model cannot be arranged so.
       CheckpointError: there is no run in the folder.
       DataError: its corpus is gone or has changed.
     """
     config, signature, entry = read_run(folder)
+    if mesh is not None:
+        config = dataclasses.replace(config, mesh=mesh)
     corpus = open_prepared(entry["path"])
     hashes = {split: dict(known) for split, known in corpus.hashes.items()}
     if hashes != entry["hashes"]:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from emojax.dist.mesh import axis_sizes
 from tests.conftest import CACHE
 from tests.dist.eight import CASES, STEPS
 from tests.dist.make_collectives import GOLDEN, golden, on_eight_devices
@@ -75,7 +76,7 @@ def expected_place(path: str, rank: int) -> tuple[str, ...]:
 def test_every_array_lies_where_the_rules_say(found, name):
     """Parameters, their average, both moments: each device holds its share and nothing else."""
     mesh = CASES[name].mesh
-    sizes = {axis: getattr(mesh, axis) or 1 for axis in ("data", "fsdp", "sequence", "model")}
+    sizes = axis_sizes(mesh, 8)
     places = found[name]["divided"]["places"]
     for path, (shape, held, _) in places.items():
         axes = expected_place(path, len(shape))
