@@ -107,11 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         "  emojax train --out runs/demo --resume                go on after an interruption",
     )  # fmt: skip
     train.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
-    train.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
-    train.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", dest="overrides",
-        help="one setting; may be repeated (`emojax config` lists them all)",
-    )  # fmt: skip
+    _settings(train)
     train.add_argument("--data", metavar="SOURCE", help="short for --set data.source=SOURCE")
     train.add_argument("--data-dir", metavar="DIR", help="short for --set data.data_dir=DIR")
     train.add_argument(
@@ -235,12 +231,23 @@ def _command(
     return parser
 
 
+def _settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", dest="overrides",
+        help="one setting; may be repeated (`emojax config` lists them all)",
+    )
+
+
 def _read_config(options: argparse.Namespace) -> Config:
     from emojax.config import from_dict, load, override
 
     values = load(options.config) if options.config else {}
     values = override(values, options.overrides)
-    short = {"source": options.data, "data_dir": options.data_dir, "skip_bad": options.skip_bad}
+    short = {
+        "source": options.data, "data_dir": options.data_dir,
+        "skip_bad": getattr(options, "skip_bad", False),
+    }  # fmt: skip
     data = values.setdefault("data", {})
     if isinstance(data, dict):  # else `from_dict` says what is wrong
         data |= {name: value for name, value in short.items() if value not in (None, False)}
@@ -397,6 +404,40 @@ def _data_inspect(options: argparse.Namespace) -> int:
     else:
         Console().print(render(summary))
     return 0
+
+
+def _aot(options: argparse.Namespace) -> int:
+    # A TPU of this machine's own is not needed, and stays free for others.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from rich.console import Console
+
+    from emojax.dist.aot import parse_slice
+    from emojax.train.aot import aot, render, shapes_of, stand_in
+
+    axes = [part for part in (options.mesh or "").split(",") if part]
+    options.overrides += [f"mesh.{axis.strip()}" for axis in axes]
+    config, where = _read_config(options), parse_slice(options.topology)
+    if options.data:
+        corpus = shapes_of(config.data)
+    else:
+        widths = _integers("--widths", options.widths, 3)
+        corpus = stand_in(config.data, widths, options.classes, options.speakers)
+    report = aot(config, where, corpus, every_shape=options.every_shape)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    Console().print(render(report))
+    return 0
+
+
+def _integers(option: str, text: str, count: int) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count or min(numbers) < 1:
+        raise ConfigError(f"{option} must be {count} positive numbers, not {text!r}")
+    return numbers
 
 
 def _config(options: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from rich.table import Table
 from emojax.config import Config, DataConfig, to_dict
 from emojax.data.packing import BatchPlan, plan_epoch
 from emojax.data.pipeline import collate
-from emojax.dist.aot import GIB, DoesNotFit, Program, Slice, compiled
+from emojax.dist.aot import DoesNotFit, Program, Slice, compiled
 from emojax.dist.collectives import summary
 from emojax.dist.mesh import AXES, axis_sizes, build_mesh, row_shards
 from emojax.dist.rules import batch_shardings
@@ -199,10 +199,10 @@ def check_fits(needed: dict[str, int], where: Slice) -> None:
     total = sum(needed.values())
     if total <= where.device_memory:
         return
-    listed = ", ".join(f"{name} {size / GIB:.2f}" for name, size in needed.items() if size)
+    listed = ", ".join(f"{name} {_size(size)}" for name, size in needed.items() if size)
     raise DoesNotFit(
-        f"each device of {where.name} has {where.device_memory / GIB:.2f} GiB and would have to "
-        f"hold {total / GIB:.2f} GiB: {listed}. A larger mesh.fsdp divides parameters and what "
+        f"each device of {where.name} has {_size(where.device_memory)} and would have to hold "
+        f"{_size(total)}: {listed}. A larger mesh.fsdp divides parameters and what "
         "follows them over more devices; train.ema_decay = 0 saves the moving average"
     )
 
@@ -236,10 +236,10 @@ def render(report: dict[str, Any]) -> Group:
     for name in programs[0]["memory"]:
         costs.add_row(
             "memory" if name == "total" else f"  {name}",
-            *(f"{p['memory'][name] / GIB:.3f} GiB" for p in programs),
+            *(_size(p["memory"][name]) for p in programs),
         )
     share = [p["memory"]["total"] / report["device_memory"] for p in programs]
-    costs.add_row(f"  of {report['device_memory'] / GIB:.1f} GiB", *(f"{s:.1%}" for s in share))
+    costs.add_row(f"  of {_size(report['device_memory'])}", *(f"{s:.1%}" for s in share))
     for name, quantity in (
         ("FLOPs, by XLA", "flops"), ("FLOPs in kernels", "kernel_flops"), ("bytes accessed", "bytes"),
     ):  # fmt: skip
@@ -249,11 +249,19 @@ def render(report: dict[str, Any]) -> Group:
     said = _table("Collectives of a step: times, bytes of operands", "kind and axes", heads)
     for name in sorted({name for p in programs for name in p["collectives"]}):
         rows = [p["collectives"].get(name, {"count": 0, "bytes": 0}) for p in programs]
-        said.add_row(name, *(f"{row['count']} x, {row['bytes'] / 1e6:,.2f} MB" for row in rows))
+        said.add_row(name, *(f"{row['count']} x, {_size(row['bytes'])}" for row in rows))
     notes = []
     if any(p["loops"] for p in programs):
         notes.append("FLOPs and bytes count the body of a loop once, however often it runs.")
     return Group(costs, *([said] if said.row_count else []), *notes)
+
+
+def _size(count: float) -> str:
+    """Bytes, as people read them."""
+    for unit, power in (("GiB", 30), ("MiB", 20)):
+        if count >= 1 << power:
+            return f"{count / (1 << power):,.2f} {unit}"
+    return f"{count / 1024:,.1f} KiB"
 
 
 def _table(title: str, first: str, heads: Sequence[str]) -> Table:
