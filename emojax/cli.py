@@ -273,7 +273,7 @@ def _train(options: argparse.Namespace) -> int:
         with processes.losing_nobody():
             return _train_here(options, given)
     except (EmojaxError, OSError) as error:
-        print(f"error: process {options.process or ''}: {_one_line(error)}", file=sys.stderr)
+        print(f"error: process {processes.number()}: {_one_line(error)}", file=sys.stderr)
     except BaseException:
         traceback.print_exc()
     # Not through `exit`, which would wait for processes that are gone.

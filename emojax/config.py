@@ -357,9 +357,8 @@ class Config:
             model.width % shares == 0, "model.width",
             f"must be a multiple of mesh.fsdp x mesh.model = {shares}, not {model.width}",
         )  # fmt: skip
-        lengths = list(self.data.buckets) or [PADDED_STEP]
-        if self.data.overlong == "own_bucket" and self.data.buckets:
-            lengths.append(OWN_BUCKET_STEP)  # what longer conversations are rounded up to
+        # Predictions may be asked for of conversations longer than any in training.
+        lengths = (*self.data.buckets, OWN_BUCKET_STEP) if self.data.buckets else (PADDED_STEP,)
         for length in lengths if mesh.sequence > 1 else ():
             _require(
                 length % mesh.sequence == 0 and length >= 2 * mesh.sequence, "mesh.sequence",

@@ -57,9 +57,13 @@ def alone() -> bool:
     return jax.process_count() == 1
 
 
+def number() -> int:
+    return jax.process_index()
+
+
 def first() -> bool:
     """Whether this process is the one that writes and prints."""
-    return jax.process_index() == 0
+    return number() == 0
 
 
 @contextlib.contextmanager
@@ -90,7 +94,7 @@ def losing_nobody() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if alone():
+        if alone() or "RESOURCE_EXHAUSTED" in str(error):
             raise
         reason = " ".join(str(error).split())[:300]
         raise ProcessError(

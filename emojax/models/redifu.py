@@ -20,14 +20,6 @@ from emojax.nn.layers import Dropout, LayerNorm, Standardise, dense, remateriali
 from emojax.nn.mean_field import RelationMeanField
 from emojax.nn.relation_graph import RelationGraphLayer
 from emojax.nn.sharding import constrain, stream
-from emojax.ops.masks import (
-    OTHER_FUTURE,
-    OTHER_PAST,
-    SAME_FUTURE,
-    SAME_PAST,
-    relations,
-    visible,
-)
 from emojax.ops.random import keep_mask
 from emojax.types import MODALITIES, Batch, Signature
 
@@ -52,12 +44,13 @@ class Redifu(nn.Module):
                 streams[i] = self.encode(streams[i], batch, modality)
         x = stream(jnp.stack(streams, axis=2))
 
-        codes = self.edges(batch)
+        # Who speaks matters to relations alone; all alike, only past and future differ.
+        speaker = batch.speaker if c.speaker_relations else jnp.zeros_like(batch.speaker)
         for depth in range(c.graph_layers):
             x = rematerialised(RelationGraphLayer, self.remat)(
-                c.graph_heads, c.cross_modal, c.feed_forward_ratio, c.dropout,
+                c.graph_heads, c.window, c.causal, c.cross_modal, c.feed_forward_ratio, c.dropout,
                 c.attention_dropout, dtype, name=f"graph_{depth}",
-            )(x, codes, present)  # fmt: skip
+            )(x, speaker, batch.segment, present)  # fmt: skip
         if c.text_guidance:
             text = rematerialised(TextGuidedDiffusion, self.remat)(
                 c.heads, c.diffusion_steps, c.causal, c.dropout, dtype, name="diffusion"
@@ -68,7 +61,9 @@ class Redifu(nn.Module):
         classes = len(self.signature.labels)
         logits = dense(classes, jnp.float32, "head")(x.reshape(*x.shape[:2], -1))
         if c.mean_field_steps > 0:
-            logits = RelationMeanField(c.mean_field_steps, name="mean_field")(logits, codes)
+            logits = RelationMeanField(c.mean_field_steps, c.window, c.causal, name="mean_field")(
+                logits, speaker, batch.segment
+            )
         each = [
             dense(classes, jnp.float32, f"{modality}_head")(x[:, :, i])
             for i, modality in enumerate(MODALITIES)
@@ -132,15 +127,6 @@ class Redifu(nn.Module):
                 name=f"{name}_encoder_{depth}",
             )(x, batch.segment, batch.position)  # fmt: skip
         return x
-
-    def edges(self, batch: Batch) -> Int[Array, "B L L"]:
-        """Relation codes of the graph, with speakers merged where the config says so."""
-        c = self.config
-        codes = relations(batch.speaker, visible(batch.segment, causal=c.causal, window=c.window))
-        if c.speaker_relations:
-            return codes
-        codes = jnp.where(codes == OTHER_PAST, SAME_PAST, codes)
-        return jnp.where(codes == OTHER_FUTURE, SAME_FUTURE, codes)
 
     def hide_modalities(
         self, present: Bool[Array, "B L M"], segment: Int[Array, "B L"]

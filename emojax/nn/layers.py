@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from emojax.nn.sharding import STORED, constrain, partitioned, with_gathered
+from emojax.nn.sharding import STORED, constrain, divided, partitioned, with_gathered
 from emojax.ops.random import dropout
 from emojax.types import MODALITIES
 
@@ -149,7 +149,10 @@ class FusedDense(nn.Module):
         kernel = constrain(kernel, *axes)  # devices of the model axis trade rows for heads
 
         def products(x: Array, kernel: Array) -> Array:
-            return jnp.einsum("...i,inj->...nj", x, kernel)
+            if divided("heads"):
+                return jnp.einsum("...i,inj->...nj", x, kernel)
+            # The same, its gradient summed in the order of a plain affine layer's.
+            return (x @ kernel.reshape(len(kernel), -1)).reshape(*x.shape[:-1], *kernel.shape[1:])
 
         y = with_gathered(products, x.astype(self.dtype), kernel, *axes)
         y += bias.astype(self.dtype).reshape(self.parts, self.features)

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from emojax.nn.sharding import first_column, over_shards, whole_rows
 from emojax.ops.masks import RELATIONS
+from emojax.ops.windows import Windows
 
 
 class RelationMeanField(nn.Module):
@@ -21,10 +23,12 @@ class RelationMeanField(nn.Module):
     """
 
     steps: int
+    window: int
+    causal: bool
 
     @nn.compact
     def __call__(
-        self, unary: Float[Array, "B L C"], codes: Int[Array, "B L L"]
+        self, unary: Float[Array, "B L C"], speaker: Int[Array, "B L"], segment: Int[Array, "B L"]
     ) -> Float[Array, "B L C"]:
         classes, relations = unary.shape[-1], RELATIONS - 2  # neither "no edge" nor itself
         compatibility = self.param(
@@ -33,13 +37,34 @@ class RelationMeanField(nn.Module):
         fading = jax.nn.softplus(
             self.param("fading", nn.initializers.zeros, (relations,), jnp.float32)
         )
-        column = jnp.arange(codes.shape[1])
-        steps_apart = jnp.abs(column[:, None] - column[None, :]) - 1
-        weight = jnp.exp(-fading[:, None, None] * steps_apart)
-        kind = jnp.arange(2, RELATIONS)[:, None, None]
-        weight = jnp.where(codes[:, None] == kind, weight, 0.0)
+        rows = ("batch", "length")
+        infer = over_shards(
+            self.infer, ((*rows, None), (None, None, None), (None,), rows, rows), (*rows, None)
+        )
+        return infer(unary, compatibility, fading, speaker, segment)
+
+    def infer(
+        self, unary: Array, compatibility: Array, fading: Array, speaker: Array, segment: Array
+    ) -> Float[Array, "B L C"]:
+        length, first = unary.shape[1], first_column(unary.shape[1])
+        speaker, segment = whole_rows(speaker), whole_rows(segment)
+        windows = Windows.of(length, speaker.shape[1], self.window, causal=self.causal)
+
+        def weights(speaker: Array, segment: Array) -> Float[Array, "n R Q W"]:
+            query, key = windows.columns(first)
+            apart = jnp.maximum(jnp.abs(query - key) - 1, 0)
+            kind = jnp.arange(2, RELATIONS)[:, None, None]
+            edge = windows.codes(speaker, segment, first)[:, None] == kind
+            return jnp.where(edge, jnp.exp(-fading[:, None, None] * apart[:, None]), 0.0)
+
+        def step(belief: Array, weight: Array) -> Float[Array, "L R C"]:
+            return windows.join(
+                jnp.einsum("nrij,njc->nirc", weight, windows.reached(belief, first))
+            )
+
+        weight = jax.vmap(weights)(speaker, segment)
         logits = unary
         for _ in range(self.steps):
-            near = jnp.einsum("brij,bjc->birc", weight, jax.nn.softmax(logits))
+            near = jax.vmap(step)(whole_rows(jax.nn.softmax(logits)), weight)
             logits = unary + jnp.einsum("birc,rcd->bid", near, compatibility)
         return logits

@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float, Int
 
 from emojax.nn.attention import FeedForward
 from emojax.nn.layers import Dropout, FusedDense, LayerNorm, dense, dropout_key
-from emojax.nn.sharding import over_shards, partitioned, stream, whole_rows
+from emojax.nn.sharding import first_column, over_shards, partitioned, stream, whole_rows
 from emojax.ops.masks import RELATIONS
+from emojax.ops.random import seeds
 from emojax.ops.relation_attention import relation_attention
 
 
@@ -26,6 +27,8 @@ class RelationGraphLayer(nn.Module):
     """
 
     heads: int
+    window: int
+    causal: bool
     cross_modal: str
     ratio: int
     drop_rate: float
@@ -36,7 +39,8 @@ class RelationGraphLayer(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B L M D"],
-        codes: Int[Array, "B L L"],
+        speaker: Int[Array, "B L"],
+        segment: Int[Array, "B L"],
         present: Bool[Array, "B L M"],
     ) -> Float[Array, "B L M D"]:
         modalities, width = x.shape[2:]
@@ -49,22 +53,26 @@ class RelationGraphLayer(nn.Module):
         qkv = FusedDense(3, width, self.dtype, name="qkv")(LayerNorm(name="attention_norm")(x))
         q, k, v = rearrange(qkv, "n b l m (h d) -> n b l m h d", h=self.heads)
         key = dropout_key(self, self.attention_drop_rate)
+        # Of all rows and heads, so that what is dropped does not depend on who computes it.
+        seed = None if key is None else seeds(key, x.shape[0], self.heads)
 
         def attend(
-            q: Array, k: Array, v: Array, relation: Array, codes: Array, present: Array
-        ) -> Array:
-            k, v, present = map(whole_rows, (k, v, present))
+            q: Array, k: Array, v: Array, relation: Array, speaker: Array, segment: Array,
+            present: Array, seed: Array | None,
+        ) -> Array:  # fmt: skip
+            k, v, speaker, segment, present = map(whole_rows, (k, v, speaker, segment, present))
             return relation_attention(
-                q, k, v, relation, codes, present, cross_modal=self.cross_modal,
-                drop_rate=self.attention_drop_rate, key=key,
+                q, k, v, relation, speaker, segment, present, window=self.window,
+                causal=self.causal, cross_modal=self.cross_modal, first=first_column(q.shape[1]),
+                drop_rate=self.attention_drop_rate, seed=seed,
             )  # fmt: skip
 
         nodes = ("batch", "length", None, "heads", None)
         names = (
-            nodes, nodes, nodes, ("heads", None, None, None), ("batch", "length", None),
-            ("batch", "length", None),
+            nodes, nodes, nodes, ("heads", None, None, None), ("batch", "length"),
+            ("batch", "length"), ("batch", "length", None), ("batch", "heads"),
         )  # fmt: skip
-        y = over_shards(attend, names, nodes)(q, k, v, relation, codes, present)
+        y = over_shards(attend, names, nodes)(q, k, v, relation, speaker, segment, present, seed)
         out = dense(width, self.dtype, "out", axes=("heads", "embed"))
         x = x + drop(stream(out(rearrange(y, "b l m h d -> b l m (h d)"))))
         feed_forward = FeedForward(self.ratio, self.drop_rate, self.dtype, name="feed_forward")

@@ -61,13 +61,23 @@ def spans(
     return jnp.where(real, start, 0), jnp.where(real, low, 0), jnp.where(real, high, 0)
 
 
-def relations(speaker: Int[Array, "B L"], visible: Bool[Array, "B L L"]) -> Int[Array, "B L L"]:
-    """Relation code of every visible pair, 0 elsewhere (ReDiFu, relation subgraphs)."""
-    same = speaker[:, :, None] == speaker[:, None, :]
-    column = jnp.arange(speaker.shape[1])
-    past = column[:, None] > column[None, :]
+def relation_codes(same: Bool[Array, "*axes"], ahead: Int[Array, "*#axes"]) -> Int[Array, "*axes"]:
+    """Relation of a visible pair (ReDiFu, relation subgraphs).
+
+    Args:
+      same: whether both are of the same speaker.
+      ahead: column of who looks minus column of who is seen.
+    """
+    past = ahead > 0
     code = jnp.where(
         same, jnp.where(past, SAME_PAST, SAME_FUTURE), jnp.where(past, OTHER_PAST, OTHER_FUTURE)
     )
-    code = jnp.where(column[:, None] == column[None, :], SELF, code)
-    return jnp.where(visible, code, 0)
+    return jnp.where(ahead == 0, SELF, code)
+
+
+def relations(speaker: Int[Array, "B L"], visible: Bool[Array, "B L L"]) -> Int[Array, "B L L"]:
+    """Relation code of every visible pair, 0 elsewhere."""
+    same = speaker[:, :, None] == speaker[:, None, :]
+    column = jnp.arange(speaker.shape[1])
+    ahead = jnp.broadcast_to(column[:, None] - column[None, :], same.shape)
+    return jnp.where(visible, relation_codes(same, ahead), 0)

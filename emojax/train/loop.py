@@ -308,6 +308,8 @@ class _Loop:
         progress.loss_sum, progress.loss_count = 0.0, 0
         if is_best:
             progress.best = record
+            if not processes.alone():
+                self.last.wait()  # Orbax cannot write two series at once among processes.
             self.best.save(step, state.variables(), {"record": record})
         self.log.write(step, {k: v for k, v in record.items() if k != "step"})
         self.watch.epoch(record, self.config.select, is_best)

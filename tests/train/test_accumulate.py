@@ -106,6 +106,16 @@ def gradient(remat: str, dtype: str = "float32"):
     return lowered.compile()(variables["params"]), lowered.as_text().count("dot_general")
 
 
+def test_bf16_computes_nearly_the_same_and_keeps_fp32_gradients():
+    (loss, exact), _ = gradient("none")
+    (half, found), _ = gradient("none", "bfloat16")
+    assert half.dtype == jnp.float32
+    np.testing.assert_allclose(half, loss, rtol=0.02)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
+    ours, theirs = (np.concatenate([x.ravel() for x in jax.tree.leaves(t)]) for t in (found, exact))
+    assert np.linalg.norm(ours - theirs) < 0.05 * np.linalg.norm(theirs)
+
+
 def test_rematerialisation_changes_work_and_no_result():
     (expected, plain), *others = (gradient(remat) for remat in ("none", "products", "layers"))
     for found, products in others:

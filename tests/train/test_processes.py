@@ -18,7 +18,7 @@ import pytest
 
 from tests.train.runs import VARIANTS, cli, complete, log_lines, settings, start
 
-TIMEOUT = 10
+TIMEOUT = 20
 """Seconds without a sign of life after which a process is given up in these tests."""
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 """Programs that run a few times: compiling is what takes time."""
@@ -31,10 +31,10 @@ def free_port() -> int:
 
 
 def together(
-    count: int, *arguments: Any, moments: dict[int, str] | None = None
+    count: int, *arguments: Any, moments: dict[int, str] | None = None, cache: Path | None = None
 ) -> list[subprocess.CompletedProcess[str]]:
     """`emojax train ARGUMENTS` in as many processes; to some of them something happens, see
-    `tests.train.disturb`."""
+    `tests.train.disturb`. A cache is theirs alone."""
     address = f"127.0.0.1:{free_port()}"
     processes = []
     for index in range(count):
@@ -44,7 +44,13 @@ def together(
             "--processes", count, "--process", index, "--timeout", TIMEOUT,
         )  # fmt: skip
         module = "tests.train.disturb" if moment else "emojax"
-        processes.append(start(*command, module=module, variables={"XLA_FLAGS": QUICK}))
+        variables = {"XLA_FLAGS": QUICK} | (
+            {} if cache is None else {
+                "JAX_COMPILATION_CACHE_DIR": str(cache),
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            }
+        )  # fmt: skip
+        processes.append(start(*command, module=module, variables=variables))
     done = []
     try:
         for process in processes:
@@ -98,10 +104,12 @@ class Interrupted:
 def interrupted(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("interrupted") / "run"
     arguments = ("--out", folder, *settings(corpus, VARIANTS["averaged"]))
-    stopped = together(2, *arguments, moments={1: "term@step#2"})
+    cache = tmp_path_factory.mktemp("cache")
+    stopped = together(2, *arguments, moments={1: "term@step#2"}, cache=cache)
     step = complete(folder / "checkpoints" / "last")[-1]
     began = time.monotonic()
-    bereft = together(2, "--out", folder, "--resume", moments={1: "kill@step#4"})
+    moments = {1: "kill@step#4"}
+    bereft = together(2, "--out", folder, "--resume", moments=moments, cache=cache)
     return Interrupted(folder, stopped, step, bereft, time.monotonic() - began)
 
 

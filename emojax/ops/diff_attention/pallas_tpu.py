@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Float
 
 from emojax.ops.diff_attention import tpu_blocks, tpu_rows
@@ -30,8 +29,6 @@ def pallas_tpu(
     """
     if x.q.dtype not in (jnp.float32, jnp.bfloat16):
         raise NotImplementedError(f"pallas_tpu computes with fp32 and bf16, not with {x.q.dtype}")
-    if interpret is True:
-        interpret = pltpu.InterpretParams()
     blocks = blocks or Blocks(**tuned("pallas_tpu", target()[1], x.k.shape[1]))
     return _attend(x, options, blocks, interpret)
 

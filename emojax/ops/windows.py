@@ -1,0 +1,103 @@
+"""What lies within a window of each column, without a square of columns: cost grows with L w."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Int
+
+from emojax.ops.masks import relation_codes, spans
+
+_LEAST = 16
+"""Columns of a block, if a row has as many: with fewer, neighbours are copied more than used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """A row's I queries in n blocks of Q, each with the Q + before + after = W columns it reaches.
+
+    If a block would reach the whole row anyway, there is one block, and W is J.
+    """
+
+    length: int
+    total: int
+    before: int
+    after: int
+
+    @classmethod
+    def of(cls, length: int, total: int, window: int, *, causal: bool = False) -> Windows:
+        """For I = `length` queries of J = `total` columns."""
+        return cls(length, total, window, 0 if causal else window)
+
+    @property
+    def whole(self) -> bool:
+        return self._size + self.before + self.after >= self.total
+
+    @property
+    def queries(self) -> int:
+        """Q."""
+        return self.length if self.whole else self._size
+
+    @property
+    def blocks(self) -> int:
+        """n."""
+        return -(-self.length // self.queries)
+
+    @property
+    def _size(self) -> int:
+        return max(_LEAST, self.before + self.after)
+
+    def split(self, x: Array) -> Array:
+        """[I, ...] as [n, Q, ...], zeros at the end."""
+        spare = self.blocks * self.queries - self.length
+        x = jnp.pad(x, ((0, spare), *((0, 0),) * (x.ndim - 1)))
+        return x.reshape(self.blocks, self.queries, *x.shape[1:])
+
+    def join(self, x: Array) -> Array:
+        """What `split` did, undone."""
+        return x.reshape(-1, *x.shape[2:])[: self.length]
+
+    def reached(self, x: Array, first: int | Int[Array, ""]) -> Array:
+        """[J, ...] as [n, W, ...]: what each block reaches, zeros beyond the row.
+
+        Args:
+          first: the column of query 0.
+        """
+        if self.whole:
+            return x[None]
+        size, halo = self.queries, self.before + self.after
+        x = jnp.pad(x, ((self.before, 2 * size), *((0, 0),) * (x.ndim - 1)))
+        x = jax.lax.dynamic_slice_in_dim(x, first, (self.blocks + 1) * size)
+        x = x.reshape(self.blocks + 1, size, *x.shape[1:])
+        # A block and the head of the next: no gather, and in the backward pass no scatter.
+        return jnp.concatenate([x[:-1], x[1:, :halo]], axis=1)
+
+    def columns(
+        self, first: int | Int[Array, ""]
+    ) -> tuple[Int[Array, "n Q 1"], Int[Array, "n 1 W"]]:
+        """Columns of the row of queries, and of what they reach; some of these lie beyond it."""
+        start = first + self.queries * jnp.arange(self.blocks, dtype=jnp.int32)[:, None, None]
+        query = start + jnp.arange(self.queries, dtype=jnp.int32)[:, None]
+        if self.whole:
+            return query, jnp.arange(self.total, dtype=jnp.int32)[None, None]
+        width = self.queries + self.before + self.after
+        return query, start - self.before + jnp.arange(width, dtype=jnp.int32)
+
+    def codes(
+        self, speaker: Int[Array, " J"], segment: Int[Array, " J"], first: int | Int[Array, ""] = 0
+    ) -> Int[Array, "n Q W"]:
+        """Relation of each query to each column it reaches (`ops.masks`), 0 for no edge."""
+        window, causal = self.before, self.after < self.before
+        _, low, high = (x[0] for x in spans(segment[None], causal=causal, window=window))
+
+        def of_query(x: Array) -> Array:
+            x = jax.lax.dynamic_slice_in_dim(x, first, self.length)
+            return self.split(x)[:, :, None]
+
+        query, key = self.columns(first)
+        visible = (key >= of_query(low)) & (key < of_query(high))
+        same = of_query(speaker) == self.reached(speaker, first)[:, None]
+        return jnp.where(visible, relation_codes(same, query - key), 0)
