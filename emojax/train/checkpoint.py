@@ -37,7 +37,7 @@ def _fingerprint(tree: Any) -> np.ndarray:
 
     Of arrays in shares it is that of the whole arrays, wherever they lie.
     """
-    spread = jax.tree.leaves(tree)[0].sharding
+    spread = getattr(jax.tree.leaves(tree)[0], "sharding", None)
     whole = NamedSharding(spread.mesh, P()) if isinstance(spread, NamedSharding) else None
     return np.asarray(_checksums(whole)(tree))
 

@@ -33,6 +33,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     # Every epoch is the best so far, whatever the model makes of the corpus.
     "averaged": {"train.ema_decay": 0.9, "train.checkpoint_every": 4, "train.select_last": "true"},
+    # Little to compile, for tests that start many processes.
+    "bare": {
+        "train.ema_decay": 0.9,
+        "train.checkpoint_every": 4,
+        "train.select_last": "true",
+        "model.graph_layers": 0,
+        "model.diffusion_steps": 0,
+        "model.mean_field_steps": 0,
+    },
 }
 _fresh: dict[Config, TrainState] = {}
 TIMINGS = ("seconds", "conversations_per_second")

@@ -103,7 +103,7 @@ class Interrupted:
 @pytest.fixture(scope="module")
 def interrupted(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("interrupted") / "run"
-    arguments = ("--out", folder, *settings(corpus, VARIANTS["averaged"]))
+    arguments = ("--out", folder, *settings(corpus, VARIANTS["bare"]))
     cache = tmp_path_factory.mktemp("cache")
     stopped = together(2, *arguments, moments={1: "term@step#2"}, cache=cache)
     step = complete(folder / "checkpoints" / "last")[-1]
@@ -138,11 +138,11 @@ def test_what_two_processes_wrote_goes_on_with_one_and_with_four(
     interrupted, undisturbed, tmp_path, count
 ):
     folder = shutil.copytree(interrupted.folder, tmp_path / "run")
-    assert interrupted.step < len(records(folder)) < len(records(undisturbed("averaged")))
+    assert interrupted.step < len(records(folder)) < len(records(undisturbed("bare")))
     train = ("--out", folder, "--resume")
     done = together(count, *train) if count > 1 else [cli("train", *train)]
     assert [each.returncode for each in done] == [0] * count, [each.stderr for each in done]
-    assert_same_training(folder, undisturbed("averaged"))
+    assert_same_training(folder, undisturbed("bare"))
     # What gloo says of its connections is not ours to silence.
     said = [re.sub(r"\[Gloo\].*\n", "", each.stdout) for each in done]
     assert "Best validation" in said[0]
