@@ -164,11 +164,11 @@ def _parser() -> argparse.ArgumentParser:
 
     aot = _command(
         commands, "aot", _aot, "compile the train step for a TPU slice that is not here",
-        "Reports memory per device, FLOPs, bytes and collectives. Needs libtpu and no TPU; exits with\n"
-        "1 if the config cannot fit, before compiling where its state alone is too large.\n\n"
+        "Reports memory per device, FLOPs, bytes and collectives. Needs libtpu and no TPU. Exits\n"
+        "with 1 if the config cannot fit, before compiling where its state alone is too large.\n\n"
         "examples:\n"
         "  emojax aot --topology v5e:4x4\n"
-        "  emojax aot --topology v5e:16x16 --config large.toml --mesh data=4,fsdp=64 --json aot.json",
+        "  emojax aot --topology v5e:16x16 --config large.toml --mesh data=4,fsdp=64",
     )  # fmt: skip
     aot.add_argument(
         "--topology", required=True, metavar="CHIP:SIDES", help="v5e:16x16, v5p:4x4x4, ..."
@@ -234,7 +234,11 @@ def _command(
 def _settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", dest="overrides",
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.FIELD=VALUE",
+        dest="overrides",
         help="one setting; may be repeated (`emojax config` lists them all)",
     )
 
@@ -422,9 +426,10 @@ def _aot(options: argparse.Namespace) -> int:
     else:
         widths = _integers("--widths", options.widths, 3)
         corpus = stand_in(config.data, widths, options.classes, options.speakers)
-    report = aot(config, where, corpus, every_shape=options.every_shape)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
+    report = aot(config, where, corpus, every_shape=options.every_shape)
+    if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     Console().print(render(report))
     return 0

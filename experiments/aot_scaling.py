@@ -17,15 +17,15 @@ Of a step on n chips, each with peak F (FLOP/s, bf16), memory bandwidth M and ri
         all-gather          (g - 1) b / R
         reduce-scatter      (g - 1) / g b / R
         all-reduce        2 (g - 1) / g b / R
-        all-to-all          g b / (4 R)       half a chip's data goes a quarter of the ring on average
+        all-to-all          g b / (4 R)       a quarter of the ring is the average way
         permute             2 b / R           one link, one way
-    t(n)          = max(compute, exchange) if everything overlaps, compute + exchange if nothing does
+    t(n)          = max(compute, exchange) if all of it overlaps, compute + exchange if none
     efficiency(n) = t(n0) / t(n), n0 the fewest chips on which the model fits
 
-v5e: F = 197e12, M = 819e9, R = 400e9 / 4 = 100e9 (`emojax.dist.aot.CHIPS` names the source). FLOPs
-are XLA's count and what the Pallas kernels declare, into which XLA does not look. Not in it: latency
-of a collective (microseconds, which is what counts for the default model), contention between rings
-of different axes, work below the peaks, reading the data.
+v5e: F = 197e12, M = 819e9, R = 400e9 / 4 = 100e9 (`emojax.dist.aot.CHIPS` names the source).
+FLOPs are XLA's count and what the Pallas kernels declare, into which XLA does not look. Not in it:
+latency of a collective (microseconds, which is what counts for the default model), contention
+between rings of different axes, work below the peaks, reading the data.
 
 RESULT
 """
@@ -178,7 +178,9 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             left.plot(chips, share, style, marker="o", color=colour, label=f"{label}: {way}")
         memory = [row["memory"] / GIB for row in mine]
         right.plot(chips, memory, marker="o", color=colour, label=label)
-    right.axhline(CHIP.hbm / GIB, color="black", linewidth=1, linestyle=":", label="a chip's memory")
+    right.axhline(
+        CHIP.hbm / GIB, color="black", linewidth=1, linestyle=":", label="a chip's memory"
+    )
     left.set(title="Weak scaling that peaks allow", ylabel="efficiency (%)", ylim=(0, 105))
     right.set(title="Memory per chip", ylabel="GiB", yscale="log")
     for axes in (left, right):

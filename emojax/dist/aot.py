@@ -9,6 +9,7 @@ exist.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import importlib.metadata
 import importlib.util
@@ -30,6 +31,12 @@ from emojax.errors import ConfigError
 
 GIB = 1 << 30
 
+LESS = (
+    "Fewer rows on each device (data.batch_utterances, data.batch_conversations), train.accumulate, "
+    "train.remat = layers or a larger mesh.fsdp need less"
+)
+"""What to do where a step does not fit."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
@@ -44,7 +51,7 @@ class Chip:
       hbm_bandwidth: bytes/s.
       ici_bandwidth: between chips, bytes/s, all ports and both ways together.
       ports: links to neighbouring chips.
-      sizes: how many sizes a slice has, 2 for a plane, 3 for a block.
+      sides: how many a slice has, 2 for a plane, 3 for a block.
       largest: chips of the largest slice.
       source: where the figures come from.
     """
@@ -57,7 +64,7 @@ class Chip:
     hbm_bandwidth: float
     ici_bandwidth: float
     ports: int
-    sizes: int
+    sides: int
     largest: int
     source: str
 
@@ -92,20 +99,19 @@ class Slice:
     """Chips of one kind, side by side.
 
     Attributes:
-      name: chip and sizes, "v5e:4x4".
-      sizes: chips along each side.
+      sides: chips along each.
     """
 
     chip: Chip
-    sizes: tuple[int, ...]
+    sides: tuple[int, ...]
 
     @property
     def name(self) -> str:
-        return f"{self.chip.name}:{'x'.join(map(str, self.sizes))}"
+        return f"{self.chip.name}:{'x'.join(map(str, self.sides))}"
 
     @property
     def chips(self) -> int:
-        return math.prod(self.sizes)
+        return math.prod(self.sides)
 
     @property
     def device_count(self) -> int:
@@ -151,19 +157,19 @@ def parse_slice(name: str) -> Slice:
     """
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
     chip = CHIPS.get(match[1].replace("tpu7x", "v7x")) if match else None
-    sizes = tuple(int(size) for size in match[2].split("x")) if match else ()
+    sides = tuple(int(side) for side in match[2].split("x")) if match else ()
     if chip is None:
         raise ConfigError(
             f"there is no TPU slice {name!r}. Name a chip ({', '.join(CHIPS)}) and the sides of the "
             "slice, for example v5e:16x16 or v5p:4x4x4"
         )
-    if len(sizes) != chip.sizes or not 0 < math.prod(sizes) <= chip.largest:
-        example = "16x16" if chip.sizes == 2 else "4x4x4"
+    if len(sides) != chip.sides or not 0 < math.prod(sides) <= chip.largest:
+        example = "16x16" if chip.sides == 2 else "4x4x4"
         raise ConfigError(
-            f"a slice of {chip.name} has {chip.sizes} sides and at most {chip.largest} chips, for "
+            f"a slice of {chip.name} has {chip.sides} sides and at most {chip.largest} chips, for "
             f"example {chip.name}:{example}, not {name!r}"
         )
-    return Slice(chip, sizes)
+    return Slice(chip, sides)
 
 
 def _find_libtpu() -> None:
@@ -172,7 +178,7 @@ def _find_libtpu() -> None:
     if given is not None and not Path(given).is_file():
         raise ConfigError(f"TPU_LIBRARY_PATH is {given}, and there is no such file")
     if given is None and importlib.util.find_spec("libtpu") is None:
-        wanted = _libtpu_wanted()
+        wanted = libtpu_wanted()
         raise ConfigError(
             "compiling for a TPU needs libtpu, which needs no TPU itself. Install it, "
             f"`pip install '{wanted}'` (this JAX wants that version), or unpack it elsewhere, "
@@ -181,7 +187,7 @@ def _find_libtpu() -> None:
         )
 
 
-def _libtpu_wanted() -> str:
+def libtpu_wanted() -> str:
     """The libtpu that the installed JAX asks for, as pip takes it."""
     for line in importlib.metadata.requires("jax") or ():
         if line.startswith("libtpu"):
@@ -227,16 +233,13 @@ def compiled(traced: jax.stages.Traced, mesh: Mesh) -> Program:
     """
     started = time.monotonic()
     try:
-        program = traced.lower().compile()
+        with _not_kept():
+            program = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        found = re.search(r"Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm", str(error))
+        found = re.search(r"Ran out of memory.*", str(error))
         if found is None:
             raise
-        raise DoesNotFit(
-            f"the compiled step would take {found[1]} of the {found[2]} bytes that XLA may use on a "
-            "device. Fewer rows on each device (data.batch_utterances, data.batch_conversations), "
-            "train.accumulate, train.remat = layers or a larger mesh.fsdp need less"
-        ) from error
+        raise DoesNotFit(f"XLA finds no room for the compiled step: {found[0]} {LESS}") from error
     seconds = time.monotonic() - started
     memory, cost, text = program.memory_analysis(), program.cost_analysis(), program.as_text()
     found_kernels = list(_kernels(traced.jaxpr.jaxpr))
@@ -258,6 +261,18 @@ def compiled(traced: jax.stages.Traced, mesh: Mesh) -> Program:
         collectives=collectives(text, mesh),
         seconds=seconds,
     )
+
+
+@contextlib.contextmanager
+def _not_kept() -> Iterator[None]:
+    """Compile, but not into JAX's cache: nothing for absent devices can be read back from it."""
+    option = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, option)
+    jax.config.update(option, math.inf)
+    try:
+        yield
+    finally:
+        jax.config.update(option, before)
 
 
 def _kernels(jaxpr: Any, times: int = 1) -> Iterator[tuple[str, int, int]]:

@@ -131,7 +131,5 @@ def put_batch(batch: Batch, held: Sequence[int], rows: int, mesh: Mesh | None) -
 
         return jax.make_array_from_callback(shape, sharding, share)
 
-    whole = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), batch
-    )
+    whole = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), batch)
     return jax.tree.map(put, batch, batch_shardings(mesh, whole))

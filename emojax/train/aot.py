@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh
@@ -16,16 +17,15 @@ from rich.table import Table
 from emojax.config import Config, DataConfig, to_dict
 from emojax.data.packing import BatchPlan, plan_epoch
 from emojax.data.pipeline import collate
-from emojax.dist.aot import DoesNotFit, Program, Slice, compiled
+from emojax.dist.aot import LESS, DoesNotFit, Program, Slice, compiled
 from emojax.dist.collectives import summary
 from emojax.dist.mesh import AXES, axis_sizes, build_mesh, row_shards
-from emojax.dist.rules import batch_shardings
+from emojax.dist.rules import batch_shardings, tree_shardings
 from emojax.models.registry import build
-from emojax.nn.layers import identity_statistics
 from emojax.train.objective import class_weights
 from emojax.train.optimiser import build_optimiser, build_schedule
 from emojax.train.run import corpus_of
-from emojax.train.step import TrainState, fresh_state, make_train_step, state_shardings
+from emojax.train.step import TrainState, make_train_step, state_shapes
 from emojax.types import Batch, Signature
 
 IEMOCAP_LONGEST = 110
@@ -45,9 +45,7 @@ class Corpus:
     lengths: np.ndarray
 
 
-def stand_in(
-    data: DataConfig, widths: Sequence[int], classes: int, speakers: int
-) -> Corpus:
+def stand_in(data: DataConfig, widths: Sequence[int], classes: int, speakers: int) -> Corpus:
     """A corpus that fills batches of every shape that the config's buckets make."""
     longest = data.buckets or (IEMOCAP_LONGEST,)
     each = 1 if data.layout == "packed" else data.batch_conversations
@@ -71,9 +69,7 @@ def shapes(config: Config, corpus: Corpus, multiple: int) -> list[BatchPlan]:
     Args:
       multiple: see `data.packing.plan_epoch`.
     """
-    plans = plan_epoch(
-        corpus.lengths, config.data, seed=config.train.seed, rows_multiple=multiple
-    )
+    plans = plan_epoch(corpus.lengths, config.data, seed=config.train.seed, rows_multiple=multiple)
     known = {
         (plan.length, len(plan.rows), plan.capacity): dataclasses.replace(
             plan, rows=((),) * len(plan.rows)
@@ -85,65 +81,54 @@ def shapes(config: Config, corpus: Corpus, multiple: int) -> list[BatchPlan]:
 
 
 class Step:
-    """The step of a config, ready to be compiled for the devices of a mesh.
+    """The step of a config, to be laid over a mesh."""
 
-    Attributes:
-      state: arrays without content, placed as training places them.
-      held: bytes that a device cannot do without while it steps, by what they are: gradients of all
-        parameters are there at once, because their norm is asked for before they are used.
-    """
+    def __init__(self, config: Config, corpus: Corpus):
+        self.config, self.corpus = config, corpus
+        self.schedule = build_schedule(config.train, [1] * config.train.epochs)
+        self.optimiser = build_optimiser(config.train, self.schedule)
+        self.model = build(config.model, corpus.signature, config.train.remat)
+        self.shapes = state_shapes(self.model, self.optimiser, config.train)
 
-    def __init__(self, config: Config, corpus: Corpus, mesh: Mesh | AbstractMesh):
-        self.config, self.corpus, self.mesh = config, corpus, mesh
-        train, self.signature = config.train, corpus.signature
-        self.schedule = build_schedule(train, [1] * train.epochs)
-        self.optimiser = build_optimiser(train, self.schedule)
-        self.model = build(config.model, self.signature, train.remat)
-        places = state_shardings(self.model, self.optimiser, train, mesh)
-        given = (
-            jax.random.key(0), self.batch(BatchPlan(1, ((),))),
-            identity_statistics(self.signature.widths),
-        )  # fmt: skip
-        known = jax.eval_shape(fresh_state(self.model, self.optimiser, train), *given)
-        self.state: TrainState = jax.tree.map(_placed, known, places)
-        params = _bytes(self.state.params)
-        self.held = {
+    def state(self, mesh: Mesh | AbstractMesh) -> TrainState:
+        """Arrays without content, placed as training places them."""
+        return jax.tree.map(_placed, nn.unbox(self.shapes), tree_shardings(mesh, self.shapes))
+
+    def batch(self, plan: BatchPlan, mesh: Mesh | AbstractMesh) -> Batch:
+        """A batch without content, of a plan without conversations."""
+        one = collate(dataclasses.replace(plan, rows=((),)), (), self.corpus.signature.widths)
+        rows = len(plan.rows)
+        whole = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), one)
+        return jax.tree.map(_placed, whole, batch_shardings(mesh, whole))
+
+    def needed(self, plan: BatchPlan, mesh: Mesh | AbstractMesh) -> dict[str, int]:
+        """Bytes that a device cannot do without while it steps, by what they are.
+
+        Gradients of all parameters are there at once: their norm is asked for before they are used.
+        """
+        state = self.state(mesh)
+        params = _bytes(state.params)
+        return {
             "parameters": params,
             "gradients": params,
-            "optimiser": _bytes(self.state.opt_state),
-            "moving average": _bytes(self.state.average),
+            "optimiser": _bytes(state.opt_state),
+            "moving average": _bytes(state.average),
+            "batch": _bytes(self.batch(plan, mesh)),
         }
 
-    @property
-    def parameters(self) -> int:
-        return sum(math.prod(x.shape) for x in jax.tree.leaves(self.state.params))
-
-    def batch(self, plan: BatchPlan) -> Batch:
-        """A batch without content, of a plan without conversations."""
-        one = collate(dataclasses.replace(plan, rows=((),)), (), self.signature.widths)
-        rows = len(plan.rows)
-        whole = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), one
-        )
-        return jax.tree.map(_placed, whole, batch_shardings(self.mesh, whole))
-
-    def needed(self, plan: BatchPlan) -> dict[str, int]:
-        """`held`, and a device's share of a batch."""
-        return self.held | {"batch": _bytes(self.batch(plan))}
-
-    def compiled(self, plan: BatchPlan) -> Program:
+    def compiled(self, plan: BatchPlan, mesh: Mesh) -> Program:
         """The step for batches of that shape.
 
         Raises:
           DoesNotFit: see `dist.aot.compiled`.
         """
-        assert isinstance(self.mesh, Mesh)
-        weights = class_weights(self.config.train, np.ones(len(self.signature.labels)))
-        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+        classes = len(self.corpus.signature.labels)
+        weights = class_weights(self.config.train, np.ones(classes))
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             step = make_train_step(
-                self.model, self.optimiser, self.config.train, self.schedule, weights, self.mesh
+                self.model, self.optimiser, self.config.train, self.schedule, weights, mesh
             )
-            return compiled(step.trace(self.state, self.batch(plan)), self.mesh)
+            return compiled(step.trace(self.state(mesh), self.batch(plan, mesh)), mesh)
 
 
 def _placed(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
@@ -175,20 +160,27 @@ def aot(
         tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES)
     )  # fmt: skip
     plans = shapes(config, corpus, row_shards(abstract) * config.train.accumulate)
-    step = Step(config, corpus, abstract)
-    needed = step.needed(plans[0])
+    step = Step(config, corpus)
+    needed = step.needed(plans[0], abstract)
     check_fits(needed, where)
-    step = Step(config, corpus, build_mesh(config.mesh, where.devices()))
+    mesh = build_mesh(config.mesh, where.devices())
     chosen = plans if every_shape else plans[:1]
+    programs = [_entry(plan, step.compiled(plan, mesh)) for plan in chosen]
+    most = max(program["memory"]["total"] for program in programs)
+    if most > where.device_memory:
+        raise DoesNotFit(
+            f"the compiled step takes {_size(most)} of each device of {where.name}, which has "
+            f"{_size(where.device_memory)}. {LESS}"
+        )
     return {
         "slice": where.name,
         "chips": where.chips,
         "mesh": sizes,
         "chip": dataclasses.asdict(where.chip),
         "device_memory": where.device_memory,
-        "parameters": step.parameters,
+        "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(step.shapes.params)),
         "needed": needed,
-        "programs": [_entry(step, plan) for plan in chosen],
+        "programs": programs,
         "config": to_dict(config),
         "jax": jax.__version__,
     }
@@ -207,8 +199,7 @@ def check_fits(needed: dict[str, int], where: Slice) -> None:
     )
 
 
-def _entry(step: Step, plan: BatchPlan) -> dict[str, Any]:
-    program = step.compiled(plan)
+def _entry(plan: BatchPlan, program: Program) -> dict[str, Any]:
     return {
         "rows": len(plan.rows),
         "length": plan.length,
@@ -241,7 +232,8 @@ def render(report: dict[str, Any]) -> Group:
     share = [p["memory"]["total"] / report["device_memory"] for p in programs]
     costs.add_row(f"  of {_size(report['device_memory'])}", *(f"{s:.1%}" for s in share))
     for name, quantity in (
-        ("FLOPs, by XLA", "flops"), ("FLOPs in kernels", "kernel_flops"), ("bytes accessed", "bytes"),
+        ("FLOPs, by XLA", "flops"), ("FLOPs in kernels", "kernel_flops"),
+        ("bytes accessed", "bytes"),
     ):  # fmt: skip
         costs.add_row(name, *(f"{p[quantity]:.3g}" for p in programs))
     costs.add_row("Pallas kernels", *(str(sum(p["kernels"].values())) for p in programs))

@@ -56,7 +56,7 @@ class TrainState:
         return {"params": params, "statistics": self.statistics}
 
 
-def fresh_state(
+def _fresh_state(
     model: nn.Module, optimiser: optax.GradientTransformation, config: TrainConfig
 ) -> Callable[[Array, Batch, Any], TrainState]:
     """(key, batch, statistics) -> state; every leaf has a strong dtype."""
@@ -78,15 +78,21 @@ def fresh_state(
     return initial_state
 
 
+def state_shapes(
+    model: Any, optimiser: optax.GradientTransformation, config: TrainConfig
+) -> TrainState:
+    """The state without content, parameters and what follows them boxed with their axes' names."""
+    widths = model.signature.widths
+    given = jax.random.key(0), smallest_batch(widths), identity_statistics(widths)
+    with named_axes():  # which averages and moments take over from their parameters
+        return jax.eval_shape(_fresh_state(model, optimiser, config), *given)
+
+
 def state_shardings(
     model: Any, optimiser: optax.GradientTransformation, config: TrainConfig, mesh: Mesh
 ) -> TrainState:
     """For each array of the state where it lies on the mesh, by the rules of `dist.rules`."""
-    widths = model.signature.widths
-    given = jax.random.key(0), smallest_batch(widths), identity_statistics(widths)
-    with named_axes():  # which averages and moments take over from their parameters
-        shapes = jax.eval_shape(fresh_state(model, optimiser, config), *given)
-    return tree_shardings(mesh, shapes)
+    return tree_shardings(mesh, state_shapes(model, optimiser, config))
 
 
 def make_initial_state(
@@ -99,7 +105,7 @@ def make_initial_state(
 
     Every leaf lies where `state_shardings` says; without a mesh, on one device.
     """
-    initial_state = fresh_state(model, optimiser, config)
+    initial_state = _fresh_state(model, optimiser, config)
     shardings = None if mesh is None else state_shardings(model, optimiser, config, mesh)
     return jax.jit(
         initial_state, out_shardings=shardings, compiler_options=compiler_options(once=True)

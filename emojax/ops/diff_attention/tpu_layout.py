@@ -181,8 +181,7 @@ class Call:
             flops=2 * pairs * products,
             transcendentals=pairs * x.map_count,
             bytes_accessed=sum(
-                math.prod(each.shape) * jnp.dtype(each.dtype).itemsize
-                for each in (*leaves, *outs)
+                math.prod(each.shape) * jnp.dtype(each.dtype).itemsize for each in (*leaves, *outs)
             ),
         )
         order: Any = ("parallel",) * (len(grid) - inner) + ("arbitrary",) * inner
