@@ -209,10 +209,11 @@ class Encoder(nn.Module):
         q, k, v = rearrange(linear(z, 3 * width, "qkv"), "b l (n h d) -> n b l h d", n=3, h=c.heads)
         key = dropout_key(self, c.dropout)
 
-        def attend(*arrays: Array) -> Array:
-            *given, key = arrays
+        def attend(
+            q: Array, k: Array, v: Array, mask: Array, extent: Array, key: Array | None
+        ) -> Array:
             return published_attention(
-                *given, scale=1 / math.sqrt(width), drop_rate=c.dropout, key=key
+                q, k, v, mask, extent, scale=1 / math.sqrt(width), drop_rate=c.dropout, key=key
             )
 
         rows = ("batch", None, None, None)

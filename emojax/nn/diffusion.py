@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jax import Array
@@ -14,9 +13,9 @@ from jaxtyping import Bool, Float, Int
 from emojax.nn.attention import rotate
 from emojax.nn.layers import Dropout, LayerNorm, dense
 from emojax.nn.sharding import first_column, over_shards, partitioned, stream, whole_rows
+from emojax.ops.diff_attention.api import differential_attention
 from emojax.ops.diff_attention.reference import masked_softmax
 from emojax.ops.diffusion import diffuse
-from emojax.ops.masks import visible
 
 
 class TextGuidedDiffusion(nn.Module):
@@ -78,16 +77,13 @@ class TextGuidedDiffusion(nn.Module):
         self, q: Array, k: Array, source: Array, restart: Array, segment: Array, present: Array
     ) -> Float[Array, "B L H d"]:
         """The source diffused along the attention of q to the columns that are present."""
-        length, k = q.shape[1], whole_rows(k)
-        itself = jnp.eye(k.shape[1], dtype=bool)
-        mask = visible(whole_rows(segment), causal=self.causal)
-        mask &= whole_rows(present)[:, None] | itself
-        mask = jax.lax.dynamic_slice_in_dim(mask, first_column(length), length, axis=1)
+        first, k = first_column(q.shape[1]), whole_rows(k)
+        segment, present = whole_rows(segment), whole_rows(present)
 
-        @jax.checkpoint
-        def attend(q: Array, k: Array) -> Array:
-            scores = jnp.einsum("bihd,bjhd->bhij", q, k, preferred_element_type=jnp.float32)
-            scores *= q.shape[-1] ** -0.5
-            return masked_softmax(scores, mask[:, None]).astype(self.dtype)
+        def attend(z: Array) -> Array:
+            return differential_attention(
+                q, k, whole_rows(z), segment=segment, shown=present, first=first,
+                causal=self.causal,
+            )  # fmt: skip
 
-        return diffuse(attend(q, k), source, restart, self.steps, whole=whole_rows)
+        return diffuse(attend, source, restart, self.steps)

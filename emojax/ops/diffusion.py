@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
 
 def diffuse(
-    transition: Float[Array, "B H I L"],
+    attend: Callable[[Array], Array],
     source: Float[Array, "B I H d"],
     restart: Float[Array, " H"],
     steps: int,
-    *,
-    whole: Callable[[Array], Array] = lambda z: z,
 ) -> Float[Array, "B I H d"]:
     """z_K of z_{k+1} = (1 - g) T z_k + g z_0 with z_0 the source and g the restart of each head.
 
@@ -23,10 +20,10 @@ def diffuse(
     an utterance through chains of attention, and g bounds how far (ReDiFu, text-guided diffusion).
 
     Args:
-      whole: makes z of all L columns from that of the I at hand, where others hold the rest.
+      attend: z to T z, so that T need never exist.
     """
     restart = restart[:, None].astype(source.dtype)
     z = source
     for _ in range(steps):
-        z = (1 - restart) * jnp.einsum("bhij,bjhd->bihd", transition, whole(z)) + restart * source
+        z = (1 - restart) * attend(z) + restart * source
     return z

@@ -33,13 +33,3 @@ def by_row(
 
     each = jax.lax.map if target()[0] == "cpu" else lambda f, xs: jax.vmap(f)(xs)
     return each(jax.checkpoint(one) if recompute else one, (*arrays, keys))
-
-
-def of_batch(function: Callable[..., Array]) -> Callable[..., Array]:
-    """A function of batches and a key as one of single rows, for `by_row`."""
-
-    def row(*arrays: Array | None) -> Array:
-        *given, key = arrays
-        return function(*(x if x is None else x[None] for x in given), key)[0]
-
-    return row

@@ -33,13 +33,13 @@ STEPS = 20
 _STARTS: dict[Any, Any] = {}
 REDIFU = RedifuConfig(
     width=32, heads=8, graph_heads=8, encoder_layers=1, graph_layers=1, window=2,
-    diffusion_steps=2, dropout=0.2, attention_dropout=0.0, input_dropout=0.1, feature_mix=0.3,
+    diffusion_steps=2, dropout=0.2, attention_dropout=0.1, input_dropout=0.1, feature_mix=0.3,
     speaker_embedding=True,
 )  # fmt: skip
 V2 = dataclasses.replace(REDIFU, attention="v2", causal=True, cross_modal="utterance")
 AUTHORS = RedifuAuthorsConfig(width=16, heads=4, window=3, dropout=0.3)
 TRAIN = TrainConfig(
-    learning_rate=0.01, ema_decay=0.9, weight_decay=0.1, auxiliary_weight=0.3, auxiliary_power=2
+    learning_rate=0.003, ema_decay=0.9, weight_decay=0.1, auxiliary_weight=0.3, auxiliary_power=2
 )
 ACCUMULATE = dataclasses.replace(TRAIN, accumulate=2, remat="layers")
 

@@ -18,7 +18,7 @@ import jax
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = ROOT / "tests" / "goldens" / "collectives.json"
-TIMEOUT = 600
+TIMEOUT = 1500
 
 
 def on_eight_devices(out: Path, cache: Path | None = None) -> dict[str, Any]:

@@ -107,6 +107,7 @@ def test_data_parallelism_exchanges_gradients_and_nothing_else(found):
     table = found["data"]["divided"]["collectives"]
     # Feature mixing looks at other rows' raw features; everything else is the gradient.
     assert set(table) == {"all-gather data", "all-reduce data"}
-    assert parameters <= table["all-reduce data"]["bytes"] <= 1.01 * parameters + 64
+    # But for a few numbers: lambda's four vectors exchange the gradient of their one product.
+    assert abs(table["all-reduce data"]["bytes"] - parameters) <= 0.001 * parameters
     features = 16 * 16 * (sum((7, 5, 6)) * 4 + 3) // 8
     assert table["all-gather data"]["bytes"] <= 1.1 * features

@@ -97,13 +97,15 @@ def differential_attention(
 
 
 def dense_attention(
-    q, k, v, lam=None, q2=None, k2=None, *, segment, causal=False, window=None, scale=None
-):
+    q, k, v, lam=None, q2=None, k2=None, *, segment, causal=False, window=None, scale=None,
+    shown=None,
+):  # fmt: skip
     """The same for whole arrays, numpy or jax, with heads that share keys; masks pair by pair."""
     (B, L, H, d), group = q.shape, q.shape[2] // k.shape[2]
     mask = np.zeros((B, 1, L, L), bool)
     for b, i in itertools.product(range(B), range(L)):
-        mask[b, 0, i, sees(segment[b], i, causal, window)] = True
+        seen = sees(segment[b], i, causal, window)
+        mask[b, 0, i, [j for j in seen if shown is None or shown[b, j] or j == i]] = True
     xp = np if isinstance(q, np.ndarray) else jnp
 
     def softmax(q, k, mask):

@@ -51,14 +51,15 @@ def per_token(shape: Shape) -> tuple[int, ...]:
 
 
 @pytest.fixture
-def small_blocks(monkeypatch):
+def small_blocks():
     """Rows of more than one block, at lengths that a test can afford."""
     table = {
         "xla": {"default": [{"map_elements": 4096}]},
         "pallas_tpu": {"default": [{"query": 128, "key": 128, "whole_row": 128}]},
         "pallas_gpu": {"default": [{"query": 32, "key": 64, "whole_row": 64}]},
     }
-    monkeypatch.setattr(blocks, "_table", lambda: table)
+    with blocks.instead(table):
+        yield
 
 
 def run(implementation, x, segment, dtype=jnp.float32, **options):
@@ -346,12 +347,33 @@ def test_race_detection_finds_a_race():
         pltpu.reset_tpu_interpret_mode_state()
 
 
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("implementation", ["reference", "xla"])
+@pytest.mark.parametrize("name", ["several blocks, window", "plain, causal"])
+def test_a_key_that_is_not_shown_is_seen_by_its_own_query_alone(implementation, name):
+    x, segment, options, weight, _, _ = case(name)
+    shown = np.random.default_rng(4).random(segment.shape) < 0.5
+    value, gradients = definition(x, segment, weight, shown=shown, **options)
+    found, ours = derive(implementation, x, segment, weight, shown=jnp.asarray(shown), **options)
+    np.testing.assert_allclose(found, value, rtol=0, atol=3e-6)
+    for argument, wanted in gradients.items():
+        scale = max(1, np.abs(wanted).max())
+        np.testing.assert_allclose(
+            ours[argument], wanted, rtol=0, atol=3e-6 * scale, err_msg=argument
+        )
+
+
 def test_what_cannot_serve_says_why():
     x, segment, *_ = case("plain")
     typed = {n: jnp.asarray(y, jnp.float32) for n, y in x.items()}
     for name, device in (("pallas_tpu", "tpu"), ("pallas_gpu", "gpu")):
         with pytest.raises(NotImplementedError, match=f"{name} runs on a {device}.*for a cpu"):
             differential_attention(**typed, segment=jnp.asarray(segment), implementation=name)
+        with pytest.raises(NotImplementedError, match=f"{name} shows every key"):
+            differential_attention(
+                **typed, segment=jnp.asarray(segment), shown=jnp.asarray(segment > 0),
+                implementation=name, interpret=True,
+            )  # fmt: skip
     half = {n: y.astype(jnp.float16) for n, y in typed.items()}
     with pytest.raises(NotImplementedError, match="fp32 and bf16, not with float16"):
         differential_attention(

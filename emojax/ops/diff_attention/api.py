@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int, UInt32
+from jaxtyping import Bool, Float, Int, UInt32
 
 from emojax.ops.diff_attention.problem import Operands, Options
 from emojax.ops.diff_attention.reference import reference
@@ -32,6 +32,7 @@ def differential_attention(
     q2: Float[Array, "B I H d"] | None = None,
     k2: Float[Array, "B J K d"] | None = None,
     segment: Int[Array, "B J"],
+    shown: Bool[Array, "B J"] | None = None,
     first: int | Int[Array, ""] = 0,
     causal: bool = False,
     window: int | None = None,
@@ -55,6 +56,7 @@ def differential_attention(
       segment: conversation of each column of the row, 0 for padding; a conversation's columns are
         contiguous. Columns of one conversation attend to one another alone; padding gets zeros and
         zero gradients.
+      shown: a key that is not shown is seen by the query of its own column alone; None shows all.
       first: column of query 0, for callers that hold I < J queries of a row.
       causal: never attend to a later column.
       window: reach in columns, None for all.
@@ -94,7 +96,7 @@ def differential_attention(
     elif seed is None and key is not None:
         seed = seeds(key, q.shape[0], heads)
     column = jnp.full(len(q), first, jnp.int32)
-    operands = Operands(q, k, v, lam, q2, k2, low, high, low2, column, seed)
+    operands = Operands(q, k, v, lam, q2, k2, low, high, low2, column, seed, shown)
     options = Options(
         scale=q.shape[-1] ** -0.5 if scale is None else scale,
         drop_rate=0.0 if seed is None else drop_rate,

@@ -27,8 +27,11 @@ def pallas_gpu(
     """See `api.differential_attention`.
 
     Raises:
-      NotImplementedError: a dtype or a head width that the kernel does not compute with.
+      NotImplementedError: keys that are not shown, or a dtype or head width that the kernel does
+        not compute with.
     """
+    if x.shown is not None:
+        raise NotImplementedError("pallas_gpu shows every key to those who see its column")
     if x.q.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
         raise NotImplementedError(f"pallas_gpu computes with fp32, bf16, fp16, not {x.q.dtype}")
     widest = max(x.q.shape[-1], x.v.shape[-1])

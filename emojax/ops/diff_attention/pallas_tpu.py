@@ -25,8 +25,10 @@ def pallas_tpu(
     """See `api.differential_attention`.
 
     Raises:
-      NotImplementedError: a dtype that the kernel does not compute with.
+      NotImplementedError: keys that are not shown, a dtype that the kernel does not compute with.
     """
+    if x.shown is not None:
+        raise NotImplementedError("pallas_tpu shows every key to those who see its column")
     if x.q.dtype not in (jnp.float32, jnp.bfloat16):
         raise NotImplementedError(f"pallas_tpu computes with fp32 and bf16, not with {x.q.dtype}")
     blocks = blocks or Blocks(**tuned("pallas_tpu", target()[1], x.k.shape[1]))

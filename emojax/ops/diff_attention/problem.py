@@ -20,6 +20,7 @@ class Operands(NamedTuple):
       low2: i32[B, I]; where the second map's keys begin.
       first: i32[B]; the column of query 0 in its row.
       seed: u32[B, H] of the map dropout, or None.
+      shown: bool[B, J]; other keys are seen by the query of their own column alone. None is all.
     """
 
     q: Array
@@ -33,6 +34,7 @@ class Operands(NamedTuple):
     low2: Any
     first: Any
     seed: Any
+    shown: Any = None
 
     def gradients(self, q: Any, k: Any, v: Any, lam: Any, q2: Any, k2: Any) -> Operands:
         """Derivatives by the arrays that have one, in the dtypes of the arrays."""

@@ -29,6 +29,9 @@ def reference(x: Operands, options: Options) -> Float[Array, "B I H e"]:
         scores = jnp.einsum("bihd,bjhd->bhij", q, k, preferred_element_type=jnp.float32)
         column = jnp.arange(k.shape[1])
         mask = (column >= low[..., None]) & (column < x.high[..., None])
+        if x.shown is not None:
+            query = x.first[:, None] + jnp.arange(q.shape[1])
+            mask &= x.shown[:, None] | (column == query[..., None])
         return masked_softmax(options.scale * scores, mask[:, None])
 
     weights = softmax(x.q, x.k, x.low)
