@@ -56,7 +56,7 @@ CHIP = CHIPS["v5e"]
 
 def settings(model: str, chips: int) -> tuple[dict[str, Any], list[str]]:
     """Values of a config file, and what is set on top of them, for a number of chips."""
-    rows = {"default": 4, "large": 8}[model]
+    rows = {"default": 4, "large": 16}[model]
     batch = [f"data.buckets=[{ROW}]", f"data.batch_utterances={rows * ROW * chips}"]
     if model == "default":
         return {}, [*batch, f"mesh.data={chips}"]

@@ -371,7 +371,7 @@ delta = false
 [train]
 ema_decay = 0
 """
-LARGE = ("--set", "model.width=8192", "--set", "model.encoder_layers=4")
+LARGE = ("--set", "model.width=16384", "--set", "model.graph_layers=0")
 AOT: dict[str, tuple[tuple[str, ...], str]] = {
     "an unknown chip": (("v9:2x2",), "Name a chip (v4, v5e, v5p, v6e, v7x) and the sides of the"),
     "no sides": (("v5e",), "for example v5e:16x16"),
