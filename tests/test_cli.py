@@ -417,10 +417,10 @@ def test_a_step_compiled_for_a_slice(libtpu, call, tmp_path: Path):
     assert program["memory"]["total"] < report["device_memory"] == 16 << 30
     assert sum(report["needed"].values()) < program["memory"]["total"]
     said = program["collectives"]
-    assert {"all-gather fsdp", "reduce-scatter fsdp"} <= set(said)
-    assert any(name.startswith("all-reduce data") for name in said)
+    assert "all-gather fsdp" in said
+    summed = [row["bytes"] for name, row in said.items() if name.startswith(("all-r", "reduce"))]
+    assert sum(summed) >= 4 * report["parameters"]  # every gradient, over data or fsdp or both
     assert not {"sequence", "model", "others"} & {word for name in said for word in name.split()}
-    assert 0 < said["reduce-scatter fsdp"]["bytes"] <= 4 * report["parameters"]
     assert "optimal_seconds" not in out.read_text()
 
 
