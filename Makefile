@@ -38,7 +38,7 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 # be had, tests that need it are skipped.
 $(VENV)/.aot: $(VENV)/.dev
 	-$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/aot --upgrade \
-	  "$$($(BIN)/python -c 'from emojax.dist.aot import libtpu_wanted; print(libtpu_wanted())')" \
+	  "$$($(BIN)/python -c 'from emojax.dist.slices import libtpu_wanted; print(libtpu_wanted())')" \
 	  && touch $@
 
 clean:

@@ -415,8 +415,9 @@ def _aot(options: argparse.Namespace) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"
     from rich.console import Console
 
-    from emojax.dist.aot import parse_slice
-    from emojax.train.aot import aot, render, shapes_of, stand_in
+    from emojax.dist.slices import parse_slice
+    from emojax.train.aot import aot, shapes_of, stand_in
+    from emojax.train.aot_table import render
 
     axes = [part for part in (options.mesh or "").split(",") if part]
     options.overrides += [f"mesh.{axis.strip()}" for axis in axes]

@@ -22,7 +22,7 @@ Of a step on n chips, each with peak F (FLOP/s, bf16), memory bandwidth M and ri
     t(n)          = max(compute, exchange) if all of it overlaps, compute + exchange if none
     efficiency(n) = t(n0) / t(n), n0 the fewest chips on which the model fits
 
-v5e: F = 197e12, M = 819e9, R = 400e9 / 4 = 100e9 (`emojax.dist.aot.CHIPS` names the source).
+v5e: F = 197e12, M = 819e9, R = 400e9 / 4 = 100e9 (`emojax.dist.slices.CHIPS` names the source).
 FLOPs are XLA's count and what the Pallas kernels declare, into which XLA does not look. Not in it:
 latency of a collective (microseconds, which is what counts for the default model), contention
 between rings of different axes, work below the peaks, reading the data.
@@ -44,7 +44,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from emojax.config import digest, from_dict, load, override
-from emojax.dist.aot import CHIPS, GIB, DoesNotFit, parse_slice
+from emojax.dist.aot import DoesNotFit
+from emojax.dist.slices import CHIPS, GIB, parse_slice
 from emojax.errors import EmojaxError
 from emojax.train.aot import aot, stand_in
 

@@ -11,16 +11,15 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh
-from rich.console import Group
-from rich.table import Table
 
 from emojax.config import Config, DataConfig, to_dict
 from emojax.data.packing import BatchPlan, plan_epoch
 from emojax.data.pipeline import collate
-from emojax.dist.aot import LESS, DoesNotFit, Program, Slice, compiled
+from emojax.dist.aot import LESS, DoesNotFit, Program, compiled, readable
 from emojax.dist.collectives import summary
 from emojax.dist.mesh import AXES, axis_sizes, build_mesh, row_shards
 from emojax.dist.rules import batch_shardings, tree_shardings
+from emojax.dist.slices import Slice
 from emojax.models.registry import build
 from emojax.train.objective import class_weights
 from emojax.train.optimiser import build_optimiser, build_schedule
@@ -169,8 +168,8 @@ def aot(
     most = max(program["memory"]["total"] for program in programs)
     if most > where.device_memory:
         raise DoesNotFit(
-            f"the compiled step takes {_size(most)} of each device of {where.name}, which has "
-            f"{_size(where.device_memory)}. {LESS}"
+            f"the compiled step takes {readable(most)} of each device of {where.name}, which has "
+            f"{readable(where.device_memory)}. {LESS}"
         )
     return {
         "slice": where.name,
@@ -191,10 +190,10 @@ def check_fits(needed: dict[str, int], where: Slice) -> None:
     total = sum(needed.values())
     if total <= where.device_memory:
         return
-    listed = ", ".join(f"{name} {_size(size)}" for name, size in needed.items() if size)
+    listed = ", ".join(f"{name} {readable(size)}" for name, size in needed.items() if size)
     raise DoesNotFit(
-        f"each device of {where.name} has {_size(where.device_memory)} and would have to hold "
-        f"{_size(total)}: {listed}. A larger mesh.fsdp divides parameters and what "
+        f"each device of {where.name} has {readable(where.device_memory)} and would have to hold "
+        f"{readable(total)}: {listed}. A larger mesh.fsdp divides parameters and what "
         "follows them over more devices; train.ema_decay = 0 saves the moving average"
     )
 
@@ -213,51 +212,3 @@ def _entry(plan: BatchPlan, program: Program) -> dict[str, Any]:
         "each_collective": [dataclasses.asdict(each) for each in program.collectives],
         "compile_seconds": round(program.seconds, 1),
     }
-
-
-def render(report: dict[str, Any]) -> Group:
-    """The report as tables; figures are those of one device."""
-    mesh = ", ".join(f"{axis} {size}" for axis, size in report["mesh"].items() if size > 1)
-    programs = report["programs"]
-    heads = [f"{p['rows']} x {p['length']}" for p in programs]
-    costs = _table(
-        f"{report['slice']}, mesh {mesh or 'of one device'}: {report['parameters'] / 1e6:,.1f} M "
-        "parameters, of each device", "batch", heads,
-    )  # fmt: skip
-    for name in programs[0]["memory"]:
-        costs.add_row(
-            "memory" if name == "total" else f"  {name}",
-            *(_size(p["memory"][name]) for p in programs),
-        )
-    share = [p["memory"]["total"] / report["device_memory"] for p in programs]
-    costs.add_row(f"  of {_size(report['device_memory'])}", *(f"{s:.1%}" for s in share))
-    for name, quantity in (
-        ("FLOPs, by XLA", "flops"), ("FLOPs in kernels", "kernel_flops"),
-        ("bytes accessed", "bytes"),
-    ):  # fmt: skip
-        costs.add_row(name, *(f"{p[quantity]:.3g}" for p in programs))
-    costs.add_row("Pallas kernels", *(str(sum(p["kernels"].values())) for p in programs))
-    costs.add_row("compiled in", *(f"{p['compile_seconds']:.0f} s" for p in programs))
-    said = _table("Collectives of a step: times, bytes of operands", "kind and axes", heads)
-    for name in sorted({name for p in programs for name in p["collectives"]}):
-        rows = [p["collectives"].get(name, {"count": 0, "bytes": 0}) for p in programs]
-        said.add_row(name, *(f"{row['count']} x, {_size(row['bytes'])}" for row in rows))
-    notes = []
-    if any(p["loops"] for p in programs):
-        notes.append("FLOPs and bytes count the body of a loop once, however often it runs.")
-    return Group(costs, *([said] if said.row_count else []), *notes)
-
-
-def _size(count: float) -> str:
-    """Bytes, as people read them."""
-    for unit, power in (("GiB", 30), ("MiB", 20)):
-        if count >= 1 << power:
-            return f"{count / (1 << power):,.2f} {unit}"
-    return f"{count / 1024:,.1f} KiB"
-
-
-def _table(title: str, first: str, heads: Sequence[str]) -> Table:
-    table = Table(first, title=title, title_justify="left")
-    for head in heads:
-        table.add_column(head, justify="right")
-    return table

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from emojax.dist.aot import compiled, parse_slice
+from emojax.dist.aot import compiled
+from emojax.dist.slices import parse_slice
 from emojax.ops.diff_attention import pallas_gpu, pallas_tpu
 from emojax.ops.diff_attention.api import differential_attention
 from emojax.ops.diff_attention.shapes import Shape

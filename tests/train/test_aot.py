@@ -8,8 +8,9 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType
 
 from emojax.config import Config, DataConfig, MeshConfig, RedifuAuthorsConfig, RedifuConfig
-from emojax.dist.aot import DoesNotFit, Program, Slice, parse_slice
+from emojax.dist.aot import DoesNotFit, Program
 from emojax.dist.mesh import AXES
+from emojax.dist.slices import Slice, parse_slice
 from emojax.train.aot import Corpus, Step, aot, shapes, stand_in
 
 PADDED = DataConfig(layout="padded", buckets=(), batch_conversations=6)
