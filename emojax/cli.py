@@ -107,11 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         "  emojax train --out runs/demo --resume                go on after an interruption",
     )  # fmt: skip
     train.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
-    train.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
-    train.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", dest="overrides",
-        help="one setting; may be repeated (`emojax config` lists them all)",
-    )  # fmt: skip
+    _settings(train)
     train.add_argument("--data", metavar="SOURCE", help="short for --set data.source=SOURCE")
     train.add_argument("--data-dir", metavar="DIR", help="short for --set data.data_dir=DIR")
     train.add_argument(
@@ -166,6 +162,35 @@ def _parser() -> argparse.ArgumentParser:
         help="set bad conversations aside and list them in DIR/skipped.json",
     )  # fmt: skip
 
+    aot = _command(
+        commands, "aot", _aot, "compile the train step for a TPU slice that is not here",
+        "Reports memory per device, FLOPs, bytes and collectives. Needs libtpu and no TPU. Exits\n"
+        "with 1 if the config cannot fit, before compiling where its state alone is too large.\n\n"
+        "examples:\n"
+        "  emojax aot --topology v5e:4x4\n"
+        "  emojax aot --topology v5e:16x16 --config large.toml --mesh data=4,fsdp=64",
+    )  # fmt: skip
+    aot.add_argument(
+        "--topology", required=True, metavar="CHIP:SIDES", help="v5e:16x16, v5p:4x4x4, ..."
+    )
+    _settings(aot)
+    aot.add_argument(
+        "--mesh", metavar="AXIS=N,...", help="short for --set mesh.AXIS=N of each, data=64,fsdp=4"
+    )
+    aot.add_argument("--data", metavar="SOURCE", help="a corpus whose shapes to take")
+    aot.add_argument("--data-dir", metavar="DIR", help="short for --set data.data_dir=DIR")
+    aot.add_argument(
+        "--widths", default="1024,1582,342", metavar="T,A,V",
+        help="widths of text, audio and visual features without --data (default: IEMOCAP's)",
+    )  # fmt: skip
+    aot.add_argument("--classes", type=int, default=6, metavar="N", help="without --data")
+    aot.add_argument("--speakers", type=int, default=10, metavar="N", help="without --data")
+    aot.add_argument(
+        "--every-shape", action="store_true",
+        help="compile for every shape of a batch, not for the largest alone",
+    )  # fmt: skip
+    aot.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
+
     data = commands.add_parser("data", help="prepare and inspect corpora").add_subparsers(
         required=True, metavar="COMMAND"
     )
@@ -206,12 +231,27 @@ def _command(
     return parser
 
 
+def _settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.FIELD=VALUE",
+        dest="overrides",
+        help="one setting; may be repeated (`emojax config` lists them all)",
+    )
+
+
 def _read_config(options: argparse.Namespace) -> Config:
     from emojax.config import from_dict, load, override
 
     values = load(options.config) if options.config else {}
     values = override(values, options.overrides)
-    short = {"source": options.data, "data_dir": options.data_dir, "skip_bad": options.skip_bad}
+    short = {
+        "source": options.data, "data_dir": options.data_dir,
+        "skip_bad": getattr(options, "skip_bad", False),
+    }  # fmt: skip
     data = values.setdefault("data", {})
     if isinstance(data, dict):  # else `from_dict` says what is wrong
         data |= {name: value for name, value in short.items() if value not in (None, False)}
@@ -368,6 +408,42 @@ def _data_inspect(options: argparse.Namespace) -> int:
     else:
         Console().print(render(summary))
     return 0
+
+
+def _aot(options: argparse.Namespace) -> int:
+    # A TPU of this machine's own is not needed, and stays free for others.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from rich.console import Console
+
+    from emojax.dist.slices import parse_slice
+    from emojax.train.aot import aot, shapes_of, stand_in
+    from emojax.train.aot_table import render
+
+    axes = [part for part in (options.mesh or "").split(",") if part]
+    options.overrides += [f"mesh.{axis.strip()}" for axis in axes]
+    config, where = _read_config(options), parse_slice(options.topology)
+    if options.data:
+        corpus = shapes_of(config.data)
+    else:
+        widths = _integers("--widths", options.widths, 3)
+        corpus = stand_in(config.data, widths, options.classes, options.speakers)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+    report = aot(config, where, corpus, every_shape=options.every_shape)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    Console().print(render(report))
+    return 0
+
+
+def _integers(option: str, text: str, count: int) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count or min(numbers) < 1:
+        raise ConfigError(f"{option} must be {count} positive numbers, not {text!r}")
+    return numbers
 
 
 def _config(options: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -31,3 +32,14 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("../shared, with the real data, is not there")
     return folder
+
+
+@pytest.fixture(scope="session")
+def libtpu() -> Path:
+    """The compiler for TPUs, outside of the environment's packages, or a skip."""
+    beside = Path(sys.prefix) / "aot" / "libtpu" / "libtpu.so"
+    library = Path(os.environ.get("TPU_LIBRARY_PATH", beside))
+    if not library.is_file():
+        pytest.skip(f"there is no libtpu ({library}); `make test` installs it")
+    os.environ["TPU_LIBRARY_PATH"] = str(library)
+    return library

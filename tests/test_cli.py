@@ -18,7 +18,9 @@ from emojax.cli import main
 from emojax.data.prepare import open_prepared
 from tests.tiny_run import ENVIRONMENT, TinyRun, as_json, emojax, iemocap_content, on_terminal
 
-COMMANDS = ["train", "evaluate", "predict", "data", "data prepare", "data inspect", "config"]
+COMMANDS = [
+    "train", "evaluate", "predict", "aot", "data", "data prepare", "data inspect", "config"
+]  # fmt: skip
 KEY = "Ses02F_impro02"
 
 
@@ -351,6 +353,75 @@ def test_a_conversation_too_long_is_refused_before_there_is_a_run(
     assert f"{tiny_run.source}, conversation '{longest}'" in error
     assert "set data.overlong = own_bucket" in error
     assert not (tmp_path / "run").exists()
+
+
+AOT_SETTINGS = """
+[data]
+buckets = [16]
+batch_utterances = 64
+[model]
+width = 16
+heads = 2
+graph_heads = 2
+graph_layers = 0
+diffusion_steps = 0
+text_guidance = false
+mean_field_steps = 0
+delta = false
+[train]
+ema_decay = 0
+"""
+LARGE = ("--set", "model.width=16384", "--set", "model.graph_layers=0")
+AOT: dict[str, tuple[tuple[str, ...], str]] = {
+    "an unknown chip": (("v9:2x2",), "Name a chip (v4, v5e, v5p, v6e, v7x) and the sides of the"),
+    "no sides": (("v5e",), "for example v5e:16x16"),
+    "too many sides": (("v5e:2x2x1",), "a slice of v5e has 2 sides"),
+    "too many chips": (("v5e:32x32",), "at most 256 chips"),
+    "too few devices": (("v5e:4x4", "--mesh", "data=4,fsdp=2"), "cannot be laid over 16 devices"),
+    "too many devices": (("v5e:2x2", "--mesh", "fsdp=8"), "cannot be laid over 4 devices"),
+    "no such axis": (("v5e:2x2", "--mesh", "rows=4"), "mesh.rows is not a field"),
+    "no size": (("v5e:2x2", "--mesh", "data"), "section.field=value"),
+    "heads": (("v5e:4x4", "--mesh", "model=16"), "mesh.model must divide model.heads = 4"),
+    "no widths": (("v5e:2x2", "--widths", "1,2"), "--widths must be 3 positive numbers"),
+    "one class": (("v5e:2x2", "--classes", "1"), "two are needed"),
+    "no corpus": (("v5e:2x2", "--data", "nowhere.pkl"), "nowhere.pkl: there is no such file"),
+    "no room": (("v5e:2x2", *LARGE), "each device of v5e:2x2 has 16.00 GiB and would have to hold"),
+    "no libtpu": (("v5e:2x2",), "TPU_LIBRARY_PATH is nowhere.so, and there is no such file"),
+}
+
+
+@pytest.mark.parametrize("wrong", AOT)
+def test_slices_that_cannot_be_compiled_for(wrong: str, refuse, monkeypatch):
+    """Nothing here gets as far as the compiler."""
+    monkeypatch.setenv("TPU_LIBRARY_PATH", "nowhere.so")
+    arguments, problem = AOT[wrong]
+    assert problem in refuse("aot", "--topology", *arguments)
+
+
+def test_a_step_compiled_for_a_slice(libtpu, call, tmp_path: Path):
+    """The real step on four chips: kernels, rows and parameters divided; as a table and as JSON."""
+    config, out = tmp_path / "tiny.toml", tmp_path / "new" / "aot.json"
+    config.write_text(AOT_SETTINGS)
+    status, printed, err = call(
+        "aot", "--topology", "v5e:2x2", "--config", config, "--mesh", "data=2,fsdp=2",
+        "--widths", "6,5,4", "--json", out,
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    assert "v5e:2x2, mesh data 2, fsdp 2" in " ".join(printed.split())
+    report = json.loads(out.read_text())
+    (program,) = report["programs"]
+    assert (program["rows"], program["length"]) == (4, 16)
+    assert program["kernels"] == {
+        "differential_attention": 2, "differential_attention_gradient": 2,
+    }  # fmt: skip
+    assert program["memory"]["total"] < report["device_memory"] == 16 << 30
+    assert sum(report["needed"].values()) < program["memory"]["total"]
+    said = program["collectives"]
+    assert "all-gather fsdp" in said
+    summed = [row["bytes"] for name, row in said.items() if name.startswith(("all-r", "reduce"))]
+    assert sum(summed) >= 4 * report["parameters"]  # every gradient, over data or fsdp or both
+    assert not {"sequence", "model", "others"} & {word for name in said for word in name.split()}
+    assert "optimal_seconds" not in out.read_text()
 
 
 def test_runs_that_are_in_the_way_or_not_there(tiny_run: TinyRun, refuse, tmp_path: Path):

@@ -153,7 +153,8 @@ def _attribute(line: str, name: str) -> str:
 
 def _braced(text: str) -> list[list[int]]:
     return [
-        [int(n) for n in part.split(",") if n.strip()] for part in re.findall(r"\{([\d, ]*)\}", text)
+        [int(n) for n in part.split(",") if n.strip()]
+        for part in re.findall(r"\{([\d, ]*)\}", text)
     ]
 
 

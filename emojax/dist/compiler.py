@@ -1,4 +1,4 @@
-"""What XLA is told when programs are compiled for this machine, and what it leaves behind."""
+"""What XLA is told when programs are compiled, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 from typing import Any
 
 import jax
+
+from emojax.ops.target import target
 
 _CPU: dict[str, Any] = {
     # Sums through YNNPACK take several times longer than those XLA writes itself; products do not.
@@ -21,9 +23,8 @@ _CPU_ONCE: dict[str, Any] = {
 }
 
 
-@functools.cache
 def compiler_options(*, once: bool = False) -> dict[str, Any] | None:
-    """Options for `jax.jit` on this process's devices; None leaves XLA to its defaults.
+    """Options for `jax.jit` on the devices that a program is for; None leaves XLA to its defaults.
 
     They change time, memory and the order of summation, nothing else. An XLA that does not know one
     of them gets none.
@@ -31,14 +32,19 @@ def compiler_options(*, once: bool = False) -> dict[str, Any] | None:
     Args:
       once: the program runs a single time, so what counts is to be done with compiling soon.
     """
-    if jax.default_backend() != "cpu":
+    if target()[0] != "cpu":
         return None
     options = _CPU_ONCE if once else _CPU
+    return options if _known(tuple(options.items())) else None
+
+
+@functools.cache
+def _known(options: tuple[tuple[str, Any], ...]) -> bool:
     try:
-        jax.jit(lambda: 0, compiler_options=options).lower().compile()
+        jax.jit(lambda: 0, compiler_options=dict(options)).lower().compile()
     except jax.errors.JaxRuntimeError:
-        return None
-    return options
+        return False
+    return True
 
 
 @functools.cache

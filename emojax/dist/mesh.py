@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from emojax.config import MeshConfig
 from emojax.dist.rules import batch_shardings, placement, replicated
@@ -85,7 +85,7 @@ def mesh_here(config: MeshConfig, *, or_rows: bool = False) -> Mesh | None:
     return mesh if mesh.size > 1 else None
 
 
-def row_shards(mesh: Mesh | None) -> int:
+def row_shards(mesh: Mesh | AbstractMesh | None) -> int:
     """Number of parts into which the rows of a batch are divided."""
     return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
 
@@ -131,7 +131,5 @@ def put_batch(batch: Batch, held: Sequence[int], rows: int, mesh: Mesh | None) -
 
         return jax.make_array_from_callback(shape, sharding, share)
 
-    whole = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), batch
-    )
+    whole = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), batch)
     return jax.tree.map(put, batch, batch_shardings(mesh, whole))

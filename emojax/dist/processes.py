@@ -133,9 +133,7 @@ def _any(flag: bool) -> jax.Array:
 @functools.cache
 def _largest() -> tuple[Mesh, jax.stages.Wrapped]:
     mesh = Mesh(np.array(jax.devices()), ("device",))
-    return mesh, jax.jit(
-        lambda x: x.any(), out_shardings=NamedSharding(mesh, PartitionSpec())
-    )
+    return mesh, jax.jit(lambda x: x.any(), out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def _exchange(message: str) -> list[str]:

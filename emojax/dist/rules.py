@@ -6,7 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from emojax.nn.sharding import Placement, Rules
 from emojax.types import Batch
@@ -27,11 +27,11 @@ RULES: Rules = {
 relations, and all vectors but the biases of divided units."""
 
 
-def placement(mesh: Mesh) -> Placement:
+def placement(mesh: Mesh | AbstractMesh) -> Placement:
     return Placement(mesh, RULES)
 
 
-def batch_shardings(mesh: Mesh, batch: Batch) -> Batch:
+def batch_shardings(mesh: Mesh | AbstractMesh, batch: Batch) -> Batch:
     """For each array of a batch: rows over data and fsdp, columns over sequence."""
     rules = placement(mesh)
 
@@ -42,7 +42,7 @@ def batch_shardings(mesh: Mesh, batch: Batch) -> Batch:
     return jax.tree.map(of, batch)
 
 
-def tree_shardings(mesh: Mesh, boxed: Any) -> Any:
+def tree_shardings(mesh: Mesh | AbstractMesh, boxed: Any) -> Any:
     """For each array of a tree whose parameters, averages and moments are boxed with their names.
 
     What has no box is whole on every device.

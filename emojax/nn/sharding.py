@@ -195,10 +195,11 @@ def over_shards(
             _SHARD.reset(token)
 
     # Axes that divide nothing here are left to the compiler: made manual, the backward pass would
-    # sum over them.
+    # sum over them. Not so axes of one device, and kernels of a TPU want every axis manual.
     manual = here.axes_of(*(name for names in (*inputs, output) for name in names))
     if not manual:
         return function
+    manual |= {axis for axis, size in here.mesh.shape.items() if size == 1}
 
     def spec(x: Array | None, names: Names) -> PartitionSpec:
         return PartitionSpec() if x is None else here.spec(names, x.shape)

@@ -78,15 +78,21 @@ def _fresh_state(
     return initial_state
 
 
+def state_shapes(
+    model: Any, optimiser: optax.GradientTransformation, config: TrainConfig
+) -> TrainState:
+    """The state without content, parameters and what follows them boxed with their axes' names."""
+    widths = model.signature.widths
+    given = jax.random.key(0), smallest_batch(widths), identity_statistics(widths)
+    with named_axes():  # which averages and moments take over from their parameters
+        return jax.eval_shape(_fresh_state(model, optimiser, config), *given)
+
+
 def state_shardings(
     model: Any, optimiser: optax.GradientTransformation, config: TrainConfig, mesh: Mesh
 ) -> TrainState:
     """For each array of the state where it lies on the mesh, by the rules of `dist.rules`."""
-    widths = model.signature.widths
-    given = jax.random.key(0), smallest_batch(widths), identity_statistics(widths)
-    with named_axes():  # which averages and moments take over from their parameters
-        shapes = jax.eval_shape(_fresh_state(model, optimiser, config), *given)
-    return tree_shardings(mesh, shapes)
+    return tree_shardings(mesh, state_shapes(model, optimiser, config))
 
 
 def make_initial_state(

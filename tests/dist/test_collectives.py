@@ -64,7 +64,7 @@ def test_groups_of_devices_are_axes_of_the_mesh(groups, axes):
 )
 def test_bytes_are_those_of_the_operand(instruction, size):
     (found,) = collectives(
-        program(f"%r = {instruction}, replica_groups=[4,2]<=[8], metadata={{op_name=\"a/b\"}}"),
+        program(f'%r = {instruction}, replica_groups=[4,2]<=[8], metadata={{op_name="a/b"}}'),
         mesh(),
     )
     assert (found.bytes, found.group, found.name) == (size, 2, "a/b")

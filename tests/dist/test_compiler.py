@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from emojax.dist import compiler
 from emojax.dist.compiler import compiler_options
@@ -26,9 +27,14 @@ def test_this_xla_takes_the_options_and_computes_the_same(once):
 
 def test_an_xla_that_does_not_know_an_option_gets_none(monkeypatch):
     monkeypatch.setattr(compiler, "_CPU", {"xla_cpu_no_such_option": True})
-    compiler_options.cache_clear()
     assert compiler_options() is None
-    compiler_options.cache_clear()
+
+
+def test_a_program_for_other_devices_gets_none():
+    device = AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
+    mesh = AbstractMesh((1,), ("x",), axis_types=(AxisType.Auto,), abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert compiler_options() is compiler_options(once=True) is None
 
 
 def test_memory_is_returned_after_long_compilations_alone(monkeypatch):

@@ -57,9 +57,7 @@ def test_the_same_trajectory_as_one_device(found, name):
 
 def test_the_same_predictions_as_one_device(found):
     (case,) = (each for each in found.values() if "predicted" in each["alone"])
-    for ours, theirs in zip(
-        case["divided"]["predicted"], case["alone"]["predicted"], strict=True
-    ):
+    for ours, theirs in zip(case["divided"]["predicted"], case["alone"]["predicted"], strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 

@@ -94,6 +94,7 @@ def forward(x: Inputs, call: Call) -> tuple[Array, Any]:
     vector = (1, call.query_block)
     *results, peaks, factors = call.run(
         kernel, x, _keys_in_turn, name="differential_attention", inner=1,
+        products=maps * (x.q.shape[-1] + width),
         prefetched=_reach(x, call),
         grid=(call.rows, call.shared, call.group, call.query_blocks, steps),
         outputs=(*([result] * maps), *([[call.of_vector(_keys_in_turn)] * maps] * 2)),
@@ -161,6 +162,7 @@ def _of_queries(x: Inputs, call: Call, met: tuple[Array, Array]) -> tuple[Array,
     outputs = call.gradients(x, _keys_in_turn).q
     return call.run(
         kernel, x, _keys_in_turn, name="differential_attention_dq", prefetched=met, inner=1,
+        products=2 * x.map_count * x.q.shape[-1] + x.v.shape[-1],
         grid=(call.rows, call.shared, call.group, call.query_blocks, steps), outputs=outputs,
         scratch=[pltpu.VMEM((call.query_block, x.q.shape[-1]), jnp.float32) for _ in outputs],
     )  # fmt: skip
@@ -196,6 +198,7 @@ def _of_keys(x: Inputs, call: Call, met: tuple[Array, Array]) -> tuple[tuple[Arr
     wanted = call.gradients(x, queries_in_turn)
     *k, v = call.run(
         kernel, x, queries_in_turn, name="differential_attention_dkv", prefetched=met, inner=2,
+        products=2 * (x.map_count * x.q.shape[-1] + x.v.shape[-1]),
         grid=(call.rows, call.shared, call.key_blocks, call.group, steps),
         outputs=(*wanted.k, wanted.v),
         scratch=[pltpu.VMEM((call.key_block, each.shape[-1]), jnp.float32)

@@ -8,6 +8,7 @@ padding, and a sum over keys adds registers instead of the lanes within one.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -150,13 +151,15 @@ class Call:
 
     def run(
         self, kernel: Callable[..., None], x: Inputs, at: Callable[..., At], *,
-        name: str, grid: Sequence[int], outputs: Any, scratch: Sequence[Any] = (),
+        name: str, grid: Sequence[int], products: int, outputs: Any, scratch: Sequence[Any] = (),
         prefetched: Sequence[Array] = (), inner: int = 0,
     ) -> Any:  # fmt: skip
         """`kernel(place, inputs, outputs, scratch)` for each place of the grid.
 
         Args:
           at: place of grid indices and, after them, of what is prefetched.
+          products: multiplications for each query and key of a block; XLA cannot look into a
+            kernel, and plans and counts by what it is told.
           outputs: a tree of `Output`; the same tree of arrays is returned.
           prefetched: i32 arrays that `at` reads before a program's blocks are fetched.
           inner: how many of the last grid axes one core must walk in order.
@@ -173,6 +176,14 @@ class Call:
             written = jax.tree.unflatten(out_structure, rest[: len(outs)])
             kernel(place, inputs, written, rest[len(outs) :])
 
+        pairs = math.prod(grid) * self.query_block * self.key_block
+        cost = pl.CostEstimate(
+            flops=2 * pairs * products,
+            transcendentals=pairs * x.map_count,
+            bytes_accessed=sum(
+                math.prod(each.shape) * jnp.dtype(each.dtype).itemsize for each in (*leaves, *outs)
+            ),
+        )
         order: Any = ("parallel",) * (len(grid) - inner) + ("arbitrary",) * inner
         found = pl.pallas_call(
             body,
@@ -187,6 +198,7 @@ class Call:
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=order, vmem_limit_bytes=_FAST_MEMORY
             ),
+            cost_estimate=cost,
             interpret=self.interpret,
             name=name,
         )(*prefetched, *leaves)

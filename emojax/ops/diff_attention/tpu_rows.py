@@ -49,6 +49,7 @@ def forward(x: Inputs, call: Call) -> tuple[Array, Any]:
     found = Output(shape, x.v.dtype, call.of_query(_at, width))
     found, *kept = call.run(
         kernel, x, _at, name="differential_attention", grid=_grid(call),
+        products=x.map_count * x.q.shape[-1] + width,
         outputs=(found, *([[call.of_vector(_at) for _ in x.maps()]] * 2)),
     )  # fmt: skip
     return found, kept
@@ -95,6 +96,7 @@ def backward(x: Inputs, kept: Any, call: Call) -> Gradients:
     of_key = [x.k.shape[-1]] * x.map_count + [x.v.shape[-1]]
     return call.run(
         kernel, x, _at, name="differential_attention_gradient", grid=_grid(call), inner=2,
+        products=3 * x.map_count * x.q.shape[-1] + 2 * x.v.shape[-1],
         outputs=call.gradients(x, _at),
         scratch=[pltpu.VMEM((call.keys, width), jnp.float32) for width in of_key],
     )  # fmt: skip
