@@ -126,18 +126,22 @@ def derive(implementation, x, segment, weight, dtype=jnp.float32, **options):
     return np.asarray(value), jax.tree.map(np.asarray, gradients)
 
 
+def assert_close(found, wanted, tolerance: float) -> None:
+    """Values are, and gradients relative to the largest entry if that is above 1."""
+    np.testing.assert_allclose(found[0], wanted[0], rtol=0, atol=tolerance)
+    for argument, gradient in wanted[1].items():
+        scale = max(1, np.abs(gradient).max())
+        np.testing.assert_allclose(
+            found[1][argument], gradient, rtol=0, atol=tolerance * scale, err_msg=argument
+        )
+
+
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("name", CASES)
 def test_values_and_gradients_are_those_of_the_definition(name, implementation):
     x, segment, options, weight, value, gradients = case(name)
-    found, ours = derive(implementation, x, segment, weight, **options)
-    np.testing.assert_allclose(found, value, rtol=0, atol=3e-6)
-    for argument, wanted in gradients.items():
-        scale = max(1, np.abs(wanted).max())
-        np.testing.assert_allclose(
-            ours[argument], wanted, rtol=0, atol=3e-6 * scale, err_msg=argument
-        )
+    assert_close(derive(implementation, x, segment, weight, **options), (value, gradients), 3e-6)
 
 
 def test_the_dense_oracle_is_the_definition_element_by_element():
@@ -187,14 +191,8 @@ def test_errors_are_no_larger_than_those_of_two_public_attentions(implementation
 def test_dropout_hits_the_same_entries_everywhere(implementation, name):
     x, segment, options, weight, _, _ = case(name)
     options = {**options, "drop_rate": 0.4, "key": jax.random.key(3)}
-    value, wanted = derive("reference", x, segment, weight, **options)
-    found, ours = derive(implementation, x, segment, weight, **options)
-    np.testing.assert_allclose(found, value, rtol=0, atol=5e-6)
-    for argument, gradient in wanted.items():
-        scale = max(1, np.abs(gradient).max())
-        np.testing.assert_allclose(
-            ours[argument], gradient, rtol=0, atol=5e-6 * scale, err_msg=argument
-        )
+    wanted = derive("reference", x, segment, weight, **options)
+    assert_close(derive(implementation, x, segment, weight, **options), wanted, 5e-6)
 
 
 def test_dropout_falls_on_the_combined_map():
@@ -353,14 +351,9 @@ def test_race_detection_finds_a_race():
 def test_a_key_that_is_not_shown_is_seen_by_its_own_query_alone(implementation, name):
     x, segment, options, weight, _, _ = case(name)
     shown = np.random.default_rng(4).random(segment.shape) < 0.5
-    value, gradients = definition(x, segment, weight, shown=shown, **options)
-    found, ours = derive(implementation, x, segment, weight, shown=jnp.asarray(shown), **options)
-    np.testing.assert_allclose(found, value, rtol=0, atol=3e-6)
-    for argument, wanted in gradients.items():
-        scale = max(1, np.abs(wanted).max())
-        np.testing.assert_allclose(
-            ours[argument], wanted, rtol=0, atol=3e-6 * scale, err_msg=argument
-        )
+    wanted = definition(x, segment, weight, shown=shown, **options)
+    found = derive(implementation, x, segment, weight, shown=jnp.asarray(shown), **options)
+    assert_close(found, wanted, 3e-6)
 
 
 def test_what_cannot_serve_says_why():

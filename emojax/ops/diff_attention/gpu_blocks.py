@@ -15,19 +15,15 @@ from jax import Array
 from jax.experimental import pallas as pl
 
 from emojax.ops.diff_attention.gpu_layout import Call
-from emojax.ops.diff_attention.kernels import Gradients, Inputs, dot, reach, seen_by
-from emojax.ops.diff_attention.problem import FLOOR
+from emojax.ops.diff_attention.kernels import Given, Gradients, Saved, dot, seen_by
+from emojax.ops.diff_attention.problem import FLOOR, Operands
 
 
-def _reach(x: Inputs, call: Call) -> tuple[Array, Array]:
-    return reach(x.low, x.high, call.query_block, call.key_block, call.key_blocks)
-
-
-def forward(x: Inputs, call: Call) -> tuple[Array, Any]:
+def forward(x: Operands, call: Call) -> tuple[Array, Saved]:
     """What is found, [B, I, H, e]; and that, what the second map found alone, peaks and
     factors, for the backward pass."""
 
-    def kernel(x: Inputs, outputs: Any, first: Any, last: Any) -> None:
+    def kernel(x: Operands, given: None, outputs: Any, first: Any, last: Any) -> None:
         *results, peaks, factors = outputs
         member, block = pl.program_id(2), pl.program_id(3)
         here = call.at_query(block)
@@ -57,9 +53,9 @@ def forward(x: Inputs, call: Call) -> tuple[Array, Any]:
         state = jax.lax.fori_loop(start, stop, step, (nothing,) * x.map_count)
         parts = []
         for number, (peak, total, found) in enumerate(state):
-            factor = jnp.where(total > 0, 1 / total, 0)
+            factor = jnp.where(total > 0, 1 / (total * call.options.keep_rate), 0)
             peaks[number][member, here], factors[number][member, here] = peak, factor
-            parts.append(found * (factor / (1 - call.options.drop_rate))[:, None])
+            parts.append(found * factor[:, None])
         if x.lam is not None:
             parts[0] -= parts[1] * x.lam[member, here][:, None]
         for result, part in zip(results, parts, strict=True):
@@ -67,42 +63,37 @@ def forward(x: Inputs, call: Call) -> tuple[Array, Any]:
 
     result = call.of_query(x.v.shape[-1], x.v.dtype)
     *results, peaks, factors = call.run(
-        kernel, x, name="differential_attention", met=_reach(x, call),
+        kernel, x, None, name="differential_attention", met=call.reach(x),
         grid=(call.rows, call.shared, call.group, call.query_blocks),
         outputs=(*([result] * x.map_count), *([[call.of_vector()] * x.map_count] * 2)),
     )  # fmt: skip
-    return results[0], (results, peaks, factors)
+    return results[0], Saved(peaks, factors, results)
 
 
-def backward(x: Inputs, kept: Any, call: Call) -> Gradients:
+def backward(x: Operands, given: Given, call: Call) -> Gradients:
     """Derivatives, laid out as what they are of."""
-    results, peaks, factors = kept
-    # The sum over keys of a map times its own derivative is the result's share times its own.
-    common = [(x.gradient.astype(jnp.float32) * y).sum(-1).transpose(0, 2, 1) for y in results]
-    if len(common) == 2:
-        common[0] += x.lam * common[1]
-    x = x._replace(peaks=tuple(peaks), factors=tuple(factors), common=tuple(common))
-    first, last = _reach(x, call)
-    q = _of_queries(x, call, (first, last))
-    k, v = _of_keys(x, call, seen_by(first, last, call.key_blocks))
-    return Gradients(v=v, lam=-common[1] if x.lam is not None else None, q=q, k=k)
+    first, last = call.reach(x)
+    q = _of_queries(x, given, call, (first, last))
+    k, v = _of_keys(x, given, call, seen_by(first, last, call.key_blocks))
+    lam = None if x.lam is None else -given.common[1] / call.options.keep_rate
+    return Gradients(v, lam, q, k)
 
 
 def _by_scores(
-    x: Inputs, call: Call, member: Any, query: Any, key: Any
+    x: Operands, given: Given, call: Call, member: Any, query: Any, key: Any
 ) -> tuple[list[Array], Array, Array]:
     """Of a block: derivatives by both maps' scores, the combined map, and the gradient by it."""
     here, there = call.at_query(query), call.at_key(key)
     drop, v, high = call.drop(x, member, query, key), x.v[there], x.high[here]
-    gradient = call.gradient(x, here, member)
+    gradient = given.gradient[here, member]
     by_map = drop(dot(gradient, v, 1, 1))
     found: list[Array] = []
     combined: Any = None
     for number, q, k, low in x.maps():
         scores = call.scores(q[here, member], k[there], low[here], high, key)
-        weights = jnp.exp(scores - x.peaks[number][member, here][:, None])
-        weights *= x.factors[number][member, here][:, None]
-        by_scores = weights * (by_map - x.common[number][member, here][:, None])
+        weights = jnp.exp(scores - given.peaks[number][member, here][:, None])
+        weights *= given.factors[number][member, here][:, None]
+        by_scores = weights * (by_map - given.common[number][member, here][:, None])
         if number == 0:
             combined = weights
         else:
@@ -113,12 +104,14 @@ def _by_scores(
     return found, drop(combined).astype(v.dtype), gradient
 
 
-def _of_queries(x: Inputs, call: Call, met: tuple[Array, Array]) -> tuple[Array, ...]:
-    def kernel(x: Inputs, outputs: Any, first: Any, last: Any) -> None:
+def _of_queries(
+    x: Operands, given: Given, call: Call, met: tuple[Array, Array]
+) -> tuple[Array, ...]:
+    def kernel(x: Operands, given: Given, outputs: Any, first: Any, last: Any) -> None:
         member, block = pl.program_id(2), pl.program_id(3)
 
         def step(key: Any, sums: Any) -> Any:
-            by_scores, _, _ = _by_scores(x, call, member, block, key)
+            by_scores, _, _ = _by_scores(x, given, call, member, block, key)
             return tuple(
                 sums[number] + dot(by_scores[number], k[call.at_key(key)], 1, 0)
                 for number, _, k, _ in x.maps()
@@ -130,15 +123,15 @@ def _of_queries(x: Inputs, call: Call, met: tuple[Array, Array]) -> tuple[Array,
             output[call.at_query(block), member] = total.astype(output.dtype)
 
     return call.run(
-        kernel, x, name="differential_attention_dq", met=met, outputs=call.gradients(x).q,
+        kernel, x, given, name="differential_attention_dq", met=met, outputs=call.gradients(x).q,
         grid=(call.rows, call.shared, call.group, call.query_blocks),
     )  # fmt: skip
 
 
 def _of_keys(
-    x: Inputs, call: Call, met: tuple[Array, Array]
-) -> tuple[tuple[Array, ...], Array]:  # fmt: skip
-    def kernel(x: Inputs, outputs: Any, first: Any, last: Any) -> None:
+    x: Operands, given: Given, call: Call, met: tuple[Array, Array]
+) -> tuple[tuple[Array, ...], Array]:
+    def kernel(x: Operands, given: Given, outputs: Any, first: Any, last: Any) -> None:
         block = pl.program_id(2)
         zeros = [
             jnp.zeros((call.key_block, y.shape[-1]), jnp.float32)
@@ -147,7 +140,7 @@ def _of_keys(
 
         def of_member(member: int, sums: Any) -> Any:
             def step(query: Any, sums: Any) -> Any:
-                by_scores, combined, gradient = _by_scores(x, call, member, query, block)
+                by_scores, combined, gradient = _by_scores(x, given, call, member, query, block)
                 *dk, dv = sums
                 for number, q, _, _ in x.maps():
                     dk[number] += dot(by_scores[number], q[call.at_query(query), member], 0, 0)
@@ -163,7 +156,7 @@ def _of_keys(
 
     wanted = call.gradients(x)
     *k, v = call.run(
-        kernel, x, name="differential_attention_dkv", met=met, outputs=(*wanted.k, wanted.v),
+        kernel, x, given, name="differential_attention_dkv", met=met, outputs=(*wanted.k, wanted.v),
         grid=(call.rows, call.shared, call.key_blocks),
     )  # fmt: skip
     return tuple(k), v

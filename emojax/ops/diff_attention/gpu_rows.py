@@ -14,14 +14,14 @@ from jax import Array
 from jax.experimental import pallas as pl
 
 from emojax.ops.diff_attention.gpu_layout import Call
-from emojax.ops.diff_attention.kernels import Gradients, Inputs, dot
-from emojax.ops.diff_attention.problem import FLOOR
+from emojax.ops.diff_attention.kernels import Given, Gradients, Saved, dot
+from emojax.ops.diff_attention.problem import FLOOR, Operands
 
 
-def forward(x: Inputs, call: Call) -> tuple[Array, Any]:
+def forward(x: Operands, call: Call) -> tuple[Array, Saved]:
     """What is found, [B, I, H, e]; the peaks and the factors of each map, f32[B, H, I]."""
 
-    def kernel(x: Inputs, outputs: Any) -> None:
+    def kernel(x: Operands, given: None, outputs: Any) -> None:
         found, peaks, factors = outputs
         member, block = pl.program_id(2), pl.program_id(3)
         here = call.at_query(block)
@@ -32,30 +32,30 @@ def forward(x: Inputs, call: Call) -> tuple[Array, Any]:
             peak = jnp.maximum(scores.max(1), FLOOR)
             e = jnp.exp(scores - peak[:, None])
             total = e.sum(1)
-            factor = jnp.where(total > 0, 1 / total, 0)
+            factor = jnp.where(total > 0, 1 / (total * call.options.keep_rate), 0)
             peaks[number][member, here], factors[number][member, here] = peak, factor
             if number == 0:
                 combined = e * factor[:, None]
             else:
                 combined -= e * (factor * x.lam[member, here])[:, None]
         v = x.v[...]
-        weights = call.drop(x, member, block, 0)(combined) / (1 - call.options.drop_rate)
+        weights = call.drop(x, member, block, 0)(combined)
         found[here, member] = dot(weights.astype(v.dtype), v, 1, 0).astype(found.dtype)
 
-    found, *kept = call.run(
-        kernel, x, name="differential_attention",
+    found, peaks, factors = call.run(
+        kernel, x, None, name="differential_attention",
         grid=(call.rows, call.shared, call.group, call.query_blocks),
         outputs=(
             call.of_query(x.v.shape[-1], x.v.dtype), *([[call.of_vector() for _ in x.maps()]] * 2)
         ),
     )  # fmt: skip
-    return found, kept
+    return found, Saved(peaks, factors)
 
 
-def backward(x: Inputs, kept: Any, call: Call) -> Gradients:
+def backward(x: Operands, given: Given, call: Call) -> Gradients:
     """Derivatives, laid out as what they are of."""
 
-    def kernel(x: Inputs, outputs: Gradients) -> None:
+    def kernel(x: Operands, given: Given, outputs: Gradients) -> None:
         v = x.v[...]
         keys = [k[...] for _, _, k, _ in x.maps()]
 
@@ -65,16 +65,16 @@ def backward(x: Inputs, kept: Any, call: Call) -> Gradients:
             *dk, dv = sums
             here, drop = call.at_query(block), call.drop(x, member, block, 0)
             high = x.high[here]
-            gradient = call.gradient(x, here, member)
+            gradient = given.gradient[here, member]
             by_map = drop(dot(gradient, v, 1, 1))
             combined: Any = None
             for index, q, _, low in x.maps():
                 q = q[here, member]
                 scores = call.scores(q, keys[index], low[here], high, 0)
-                weights = jnp.exp(scores - x.peaks[index][member, here][:, None])
-                weights *= x.factors[index][member, here][:, None]
+                weights = jnp.exp(scores - given.peaks[index][member, here][:, None])
+                weights *= given.factors[index][member, here][:, None]
                 common = (weights * by_map).sum(1)
-                by_scores = weights * (by_map - common[:, None])
+                by_scores = weights * (by_map - call.options.keep_rate * common[:, None])
                 if index == 0:
                     combined = weights
                 else:
@@ -95,9 +95,7 @@ def backward(x: Inputs, kept: Any, call: Call) -> Gradients:
             output[...] = total.astype(output.dtype)
         outputs.v[...] = dv.astype(outputs.v.dtype)
 
-    peaks, factors = kept
-    x = x._replace(peaks=tuple(peaks), factors=tuple(factors))
     return call.run(
-        kernel, x, name="differential_attention_gradient", grid=(call.rows, call.shared),
+        kernel, x, given, name="differential_attention_gradient", grid=(call.rows, call.shared),
         outputs=call.gradients(x),
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from jax import Array
@@ -36,6 +37,17 @@ class Operands(NamedTuple):
     seed: Any
     shown: Any = None
 
+    @property
+    def map_count(self) -> int:
+        """The number of maps."""
+        return 1 if self.q2 is None else 2
+
+    def maps(self) -> Iterator[tuple[int, Any, Any, Any]]:
+        """(number, queries, keys, where the keys of a query begin) of each map."""
+        yield 0, self.q, self.k, self.low
+        if self.q2 is not None:
+            yield 1, self.q2, self.k2, self.low2
+
     def gradients(self, q: Any, k: Any, v: Any, lam: Any, q2: Any, k2: Any) -> Operands:
         """Derivatives by the arrays that have one, in the dtypes of the arrays."""
         found = Operands(q, k, v, lam, q2, k2, None, None, None, None, None)
@@ -58,6 +70,11 @@ class Options:
     drop_rate: float
     window: int | None
     causal: bool
+
+    @property
+    def keep_rate(self) -> float:
+        """The share of the combined map that dropout leaves."""
+        return 1 - self.drop_rate
 
 
 HIDDEN = -1e30

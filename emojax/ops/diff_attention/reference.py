@@ -41,7 +41,7 @@ def reference(x: Operands, options: Options) -> Float[Array, "B I H e"]:
         query, key = (jnp.arange(size, dtype=jnp.int32) for size in weights.shape[2:])
         query = (x.first[:, None] + query)[:, None, :, None]
         kept = keep_pair(x.seed[..., None, None], query, key, options.drop_rate)
-        weights = jnp.where(kept, weights / (1 - options.drop_rate), 0)
+        weights = jnp.where(kept, weights / options.keep_rate, 0)
     v = jnp.repeat(x.v, group, axis=2)
     found = jnp.einsum(
         "bhij,bjhe->bihe", weights.astype(v.dtype), v, preferred_element_type=jnp.float32

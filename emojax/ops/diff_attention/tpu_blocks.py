@@ -15,19 +15,15 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from emojax.ops.diff_attention.kernels import (
+    Given,
     Gradients,
-    Inputs,
+    Saved,
     dot,
     most_steps,
-    reach,
     seen_by,
 )
-from emojax.ops.diff_attention.problem import FLOOR
-from emojax.ops.diff_attention.tpu_layout import At, Call, Output
-
-
-def _reach(x: Inputs, call: Call) -> tuple[Array, Array]:
-    return reach(x.low[:, 0], x.high[:, 0], call.query_block, call.key_block, call.key_blocks)
+from emojax.ops.diff_attention.problem import FLOOR, Operands
+from emojax.ops.diff_attention.tpu_layout import At, Call
 
 
 def _steps(call: Call) -> int:
@@ -47,12 +43,12 @@ def _keys_in_turn(
     return At(row, shared, member, query, key, step, active)
 
 
-def forward(x: Inputs, call: Call) -> tuple[Array, Any]:
+def forward(x: Operands, call: Call) -> tuple[Array, Saved]:
     """What is found, [B, H, I, e]; and that, what the second map found alone, peaks and
     factors, for the backward pass."""
     steps, maps, width = _steps(call), x.map_count, x.v.shape[-1]
 
-    def kernel(at: At, x: Inputs, outputs: Any, scratch: Any) -> None:
+    def kernel(at: At, x: Operands, given: None, outputs: Any, scratch: Any) -> None:
         *results, tops, factors = outputs
         peaks, totals, sums = (scratch[i * maps : (i + 1) * maps] for i in range(3))
 
@@ -82,54 +78,49 @@ def forward(x: Inputs, call: Call) -> tuple[Array, Any]:
             parts = []
             for number in range(maps):
                 total = totals[number][...]
-                factor = jnp.where(total > 0, 1 / total, 0)
+                factor = jnp.where(total > 0, 1 / (total * call.options.keep_rate), 0)
                 tops[number][...], factors[number][...] = peaks[number][...], factor
-                parts.append(sums[number][...] * (factor / (1 - call.options.drop_rate)))
+                parts.append(sums[number][...] * factor)
             if maps == 2:
                 parts[0] -= parts[1] * x.lam[...]
             for result, part in zip(results, parts, strict=True):
                 result[...] = part.T.astype(result.dtype)
 
-    result = Output((*x.q.shape[:-1], width), x.v.dtype, call.of_query(_keys_in_turn, width))
+    result = call.of_query(width, x.v.dtype, _keys_in_turn)
     vector = (1, call.query_block)
     *results, peaks, factors = call.run(
-        kernel, x, _keys_in_turn, name="differential_attention", inner=1,
+        kernel, x, None, _keys_in_turn, name="differential_attention", inner=1,
         products=maps * (x.q.shape[-1] + width),
-        prefetched=_reach(x, call),
+        prefetched=call.reach(x),
         grid=(call.rows, call.shared, call.group, call.query_blocks, steps),
         outputs=(*([result] * maps), *([[call.of_vector(_keys_in_turn)] * maps] * 2)),
         scratch=[pltpu.VMEM(shape, jnp.float32) for shape in (
             *([vector] * 2 * maps), *([(width, call.query_block)] * maps)
         )],
     )  # fmt: skip
-    return results[0], (results, peaks, factors)
+    return results[0], Saved(peaks, factors, results)
 
 
-def backward(x: Inputs, kept: Any, call: Call) -> Gradients:
+def backward(x: Operands, given: Given, call: Call) -> Gradients:
     """Derivatives, laid out as what they are of."""
-    results, peaks, factors = kept
-    # The sum over keys of a map times its own derivative is the result's share times its own.
-    common = [(x.gradient.astype(jnp.float32) * found).sum(-1)[:, :, None] for found in results]
-    if len(common) == 2:
-        common[0] += x.lam * common[1]
-    x = x._replace(peaks=tuple(peaks), factors=tuple(factors), common=tuple(common))
-    first, last = _reach(x, call)
-    q = _of_queries(x, call, (first, last))
-    k, v = _of_keys(x, call, seen_by(first, last, call.key_blocks))
-    return Gradients(v=v, lam=-common[1] if x.lam is not None else None, q=q, k=k)
+    first, last = call.reach(x)
+    q = _of_queries(x, given, call, (first, last))
+    k, v = _of_keys(x, given, call, seen_by(first, last, call.key_blocks))
+    lam = None if x.lam is None else -given.common[1] / call.options.keep_rate
+    return Gradients(v, lam, q, k)
 
 
-def _by_scores(x: Inputs, call: Call, at: At) -> tuple[list[Array], Array, Array]:
+def _by_scores(x: Operands, given: Given, call: Call, at: At) -> tuple[list[Array], Array, Array]:
     """Of a block: derivatives by both maps' scores, the combined map, and the gradient by it."""
     drop, v = call.drop(x, at), x.v[...]
-    gradient = call.gradient(x)
+    gradient = given.gradient[...]
     by_map = drop(dot(v, gradient, 1, 1))
     found: list[Array] = []
     combined: Any = None
     for number, q, k, low in x.maps():
         scores = call.scores(q, k, low, x.high, at)
-        weights = jnp.exp(scores - x.peaks[number][...]) * x.factors[number][...]
-        by_scores = weights * (by_map - x.common[number][...])
+        weights = jnp.exp(scores - given.peaks[number][...]) * given.factors[number][...]
+        by_scores = weights * (by_map - given.common[number][...])
         if number == 0:
             combined = weights
         else:
@@ -139,10 +130,12 @@ def _by_scores(x: Inputs, call: Call, at: At) -> tuple[list[Array], Array, Array
     return found, drop(combined).astype(v.dtype), gradient
 
 
-def _of_queries(x: Inputs, call: Call, met: tuple[Array, Array]) -> tuple[Array, ...]:
+def _of_queries(
+    x: Operands, given: Given, call: Call, met: tuple[Array, Array]
+) -> tuple[Array, ...]:
     steps = _steps(call)
 
-    def kernel(at: At, x: Inputs, outputs: Any, sums: Any) -> None:
+    def kernel(at: At, x: Operands, given: Given, outputs: Any, sums: Any) -> None:
         @pl.when(at.step == 0)
         def _() -> None:
             for each in sums:
@@ -150,7 +143,7 @@ def _of_queries(x: Inputs, call: Call, met: tuple[Array, Array]) -> tuple[Array,
 
         @pl.when(at.active)
         def _() -> None:
-            by_scores, _, _ = _by_scores(x, call, at)
+            by_scores, _, _ = _by_scores(x, given, call, at)
             for number, _, k, _ in x.maps():
                 sums[number][...] += dot(by_scores[number], k[...], 0, 0)
 
@@ -161,14 +154,16 @@ def _of_queries(x: Inputs, call: Call, met: tuple[Array, Array]) -> tuple[Array,
 
     outputs = call.gradients(x, _keys_in_turn).q
     return call.run(
-        kernel, x, _keys_in_turn, name="differential_attention_dq", prefetched=met, inner=1,
+        kernel, x, given, _keys_in_turn, name="differential_attention_dq", prefetched=met, inner=1,
         products=2 * x.map_count * x.q.shape[-1] + x.v.shape[-1],
         grid=(call.rows, call.shared, call.group, call.query_blocks, steps), outputs=outputs,
         scratch=[pltpu.VMEM((call.query_block, x.q.shape[-1]), jnp.float32) for _ in outputs],
     )  # fmt: skip
 
 
-def _of_keys(x: Inputs, call: Call, met: tuple[Array, Array]) -> tuple[tuple[Array, ...], Array]:
+def _of_keys(
+    x: Operands, given: Given, call: Call, met: tuple[Array, Array]
+) -> tuple[tuple[Array, ...], Array]:
     steps = most_steps(call.options, call.key_block, call.query_block, call.query_blocks)
 
     def queries_in_turn(
@@ -177,7 +172,7 @@ def _of_keys(x: Inputs, call: Call, met: tuple[Array, Array]) -> tuple[tuple[Arr
         query, active = _met(first[row, key], last[row, key], step)
         return At(row, shared, member, query, key, step, active)
 
-    def kernel(at: At, x: Inputs, outputs: Any, sums: Any) -> None:
+    def kernel(at: At, x: Operands, given: Given, outputs: Any, sums: Any) -> None:
         @pl.when((at.member == 0) & (at.step == 0))
         def _() -> None:
             for each in sums:
@@ -185,7 +180,7 @@ def _of_keys(x: Inputs, call: Call, met: tuple[Array, Array]) -> tuple[tuple[Arr
 
         @pl.when(at.active)
         def _() -> None:
-            by_scores, combined, gradient = _by_scores(x, call, at)
+            by_scores, combined, gradient = _by_scores(x, given, call, at)
             for number, q, _, _ in x.maps():
                 sums[number][...] += dot(by_scores[number], q[...], 1, 0)
             sums[-1][...] += dot(combined, gradient, 1, 0)
@@ -197,7 +192,8 @@ def _of_keys(x: Inputs, call: Call, met: tuple[Array, Array]) -> tuple[tuple[Arr
 
     wanted = call.gradients(x, queries_in_turn)
     *k, v = call.run(
-        kernel, x, queries_in_turn, name="differential_attention_dkv", prefetched=met, inner=2,
+        kernel, x, given, queries_in_turn,
+        name="differential_attention_dkv", prefetched=met, inner=2,
         products=2 * (x.map_count * x.q.shape[-1] + x.v.shape[-1]),
         grid=(call.rows, call.shared, call.key_blocks, call.group, steps),
         outputs=(*wanted.k, wanted.v),

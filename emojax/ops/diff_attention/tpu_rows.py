@@ -13,9 +13,9 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from emojax.ops.diff_attention.kernels import Gradients, Inputs, dot
-from emojax.ops.diff_attention.problem import FLOOR
-from emojax.ops.diff_attention.tpu_layout import At, Call, Output
+from emojax.ops.diff_attention.kernels import Given, Gradients, Saved, dot
+from emojax.ops.diff_attention.problem import FLOOR, Operands
+from emojax.ops.diff_attention.tpu_layout import At, Call
 
 
 def _at(row: Any, shared: Any, member: Any, query: Any) -> At:
@@ -26,10 +26,10 @@ def _grid(call: Call) -> tuple[int, ...]:
     return call.rows, call.shared, call.group, call.query_blocks
 
 
-def forward(x: Inputs, call: Call) -> tuple[Array, Any]:
+def forward(x: Operands, call: Call) -> tuple[Array, Saved]:
     """What is found, [B, H, I, e]; the peaks and the factors of each map, f32[B, H, 1, I]."""
 
-    def kernel(at: At, x: Inputs, outputs: Any, _: Any) -> None:
+    def kernel(at: At, x: Operands, given: None, outputs: Any, _: Any) -> None:
         found, peaks, factors = outputs
         combined: Any = None
         for number, q, k, low in x.maps():
@@ -37,30 +37,30 @@ def forward(x: Inputs, call: Call) -> tuple[Array, Any]:
             peak = jnp.maximum(scores.max(0, keepdims=True), FLOOR)
             e = jnp.exp(scores - peak)
             total = e.sum(0, keepdims=True)
-            factor = jnp.where(total > 0, 1 / total, 0)
+            factor = jnp.where(total > 0, 1 / (total * call.options.keep_rate), 0)
             peaks[number][...], factors[number][...] = peak, factor
             combined = e * factor if number == 0 else combined - e * (factor * x.lam[...])
-        weights = call.drop(x, at)(combined) / (1 - call.options.drop_rate)
+        weights = call.drop(x, at)(combined)
         v = x.v[...]
         found[...] = dot(weights.astype(v.dtype), v, 0, 0).astype(found.dtype)
 
     width = x.v.shape[-1]
-    shape = (*x.q.shape[:-1], width)
-    found = Output(shape, x.v.dtype, call.of_query(_at, width))
-    found, *kept = call.run(
-        kernel, x, _at, name="differential_attention", grid=_grid(call),
+    found, peaks, factors = call.run(
+        kernel, x, None, _at, name="differential_attention", grid=_grid(call),
         products=x.map_count * x.q.shape[-1] + width,
-        outputs=(found, *([[call.of_vector(_at) for _ in x.maps()]] * 2)),
+        outputs=(
+            call.of_query(width, x.v.dtype, _at), *([[call.of_vector(_at) for _ in x.maps()]] * 2)
+        ),
     )  # fmt: skip
-    return found, kept
+    return found, Saved(peaks, factors)
 
 
-def backward(x: Inputs, kept: Any, call: Call) -> Gradients:
+def backward(x: Operands, given: Given, call: Call) -> Gradients:
     """Derivatives, laid out as what they are of."""
 
-    def kernel(at: At, x: Inputs, outputs: Gradients, sums: Any) -> None:
+    def kernel(at: At, x: Operands, given: Given, outputs: Gradients, sums: Any) -> None:
         drop, v = call.drop(x, at), x.v[...]
-        gradient = call.gradient(x)
+        gradient = given.gradient[...]
         by_map = drop(dot(v, gradient, 1, 1))
         combined: Any = None
 
@@ -71,9 +71,9 @@ def backward(x: Inputs, kept: Any, call: Call) -> Gradients:
 
         for number, q, k, low in x.maps():
             scores = call.scores(q, k, low, x.high, at)
-            weights = jnp.exp(scores - x.peaks[number][...]) * x.factors[number][...]
+            weights = jnp.exp(scores - given.peaks[number][...]) * given.factors[number][...]
             common = (weights * by_map).sum(0, keepdims=True)
-            by_scores = weights * (by_map - common)
+            by_scores = weights * (by_map - call.options.keep_rate * common)
             if number == 0:
                 combined = weights
             else:
@@ -88,14 +88,12 @@ def backward(x: Inputs, kept: Any, call: Call) -> Gradients:
 
         @pl.when((at.member == call.group - 1) & (at.query == call.query_blocks - 1))
         def _() -> None:
-            for each, total in zip((*outputs.k, outputs.v), sums, strict=True):
-                each[...] = total[...].astype(each.dtype)
+            for output, total in zip((*outputs.k, outputs.v), sums, strict=True):
+                output[...] = total[...].astype(output.dtype)
 
-    peaks, factors = kept
-    x = x._replace(peaks=tuple(peaks), factors=tuple(factors))
     of_key = [x.k.shape[-1]] * x.map_count + [x.v.shape[-1]]
     return call.run(
-        kernel, x, _at, name="differential_attention_gradient", grid=_grid(call), inner=2,
+        kernel, x, given, _at, name="differential_attention_gradient", grid=_grid(call), inner=2,
         products=3 * x.map_count * x.q.shape[-1] + 2 * x.v.shape[-1],
         outputs=call.gradients(x, _at),
         scratch=[pltpu.VMEM((call.keys, width), jnp.float32) for width in of_key],

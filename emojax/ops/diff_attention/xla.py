@@ -99,7 +99,7 @@ def _find(
         weights = jnp.where(
             keep_pair(block.seed, block.column, column, options.drop_rate), weights, 0
         )
-    found = product(weights.astype(keys.v.dtype), keys.v, 2, 1) / (1 - options.drop_rate)
+    found = product(weights.astype(keys.v.dtype), keys.v, 2, 1) / options.keep_rate
     return found, sums
 
 
@@ -157,7 +157,7 @@ def _differentiate(
         return product(scores, k, 1, 1) * options.scale, product(scores, q, 2, 1) * options.scale
 
     # Factors go to the small side of a product: a map has no room for one more pass.
-    gradient = (gradient / (1 - options.drop_rate)).astype(keys.v.dtype)
+    gradient = (gradient / options.keep_rate).astype(keys.v.dtype)
     first = weights(block.q, keys.k, block.low, *sums[:2])
     by_map = product(keys.v, gradient, 2, 2)
     combined, kept = first, None
