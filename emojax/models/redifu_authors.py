@@ -40,11 +40,11 @@ from emojax.nn.sharding import (
     partitioned,
     with_gathered,
 )
-from emojax.ops.attention import softmax_attention
 from emojax.ops.compact import compact, expand
-from emojax.ops.diff_attention.published import published_attention
+from emojax.ops.diff_attention import differential_attention
 from emojax.ops.graph_attention import relation_gat
 from emojax.ops.masks import OTHER_FUTURE, RELATIONS, SELF, relations, visible
+from emojax.ops.random import seeds
 from emojax.types import MODALITIES, Batch, Signature
 
 RELATION_WIDTH = 10
@@ -208,18 +208,20 @@ class Encoder(nn.Module):
         c, width = self.config, z.shape[-1]
         q, k, v = rearrange(linear(z, 3 * width, "qkv"), "b l (n h d) -> n b l h d", n=3, h=c.heads)
         key = dropout_key(self, c.dropout)
+        seed = None if key is None else seeds(key, len(z), c.heads)
 
         def attend(
-            q: Array, k: Array, v: Array, mask: Array, extent: Array, key: Array | None
+            q: Array, k: Array, v: Array, mask: Array, extent: Array, seed: Array | None
         ) -> Array:
-            return published_attention(
-                q, k, v, mask, extent, scale=1 / math.sqrt(width), drop_rate=c.dropout, key=key
-            )
+            # Lambda scales the whole difference.
+            return differential_attention(
+                q, k, v, 1.0, segment=mask.astype(jnp.int32), rolled=extent,
+                scale=1 / math.sqrt(width), drop_rate=c.dropout, seed=seed,
+            )  # fmt: skip
 
         rows = ("batch", None, None, None)
-        names = (rows, rows, rows, rows[:2], rows[:1], rows[:1])
-        keys = None if key is None else jax.random.split(key, len(z))
-        y = over_shards(attend, names, rows)(q, k, v, mask, extent, keys)
+        names = (rows, rows, rows, rows[:2], rows[:1], rows[:2])
+        y = over_shards(attend, names, rows)(q, k, v, mask, extent, seed)
         strength = self.param("lambda", nn.initializers.constant(0.1), (), jnp.float32)
         y = rearrange(y, "b l h d -> b l (h d)") * strength.astype(z.dtype)
         return linear(y, width, "out")
@@ -262,10 +264,13 @@ class Fusion(nn.Module):
 
         q = split(product(query, qkv[:, :width]))
         rows = ("batch", None, None, None)
-        attention = over_shards(
-            functools.partial(softmax_attention, scale=math.sqrt(heads / width)),
-            (rows, rows, rows, rows[:2]), rows,
-        )  # fmt: skip
+
+        def look(q: Array, k: Array, v: Array, within: Array) -> Array:
+            return differential_attention(
+                q, k, v, segment=within.astype(jnp.int32), scale=math.sqrt(heads / width)
+            )
+
+        attention = over_shards(look, (rows, rows, rows, rows[:2]), rows)
 
         def attend(other: Array) -> Array:
             k, v = jnp.split(product(other, qkv[:, width:]), 2, axis=-1)

@@ -20,7 +20,7 @@ from emojax.nn.sharding import (
     whole_rows,
     with_neighbours,
 )
-from emojax.ops.diff_attention.api import differential_attention
+from emojax.ops.diff_attention import differential_attention
 from emojax.ops.random import seeds
 
 

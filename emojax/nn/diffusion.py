@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from emojax.nn.attention import rotate
 from emojax.nn.layers import Dropout, LayerNorm, dense
 from emojax.nn.sharding import first_column, over_shards, partitioned, stream, whole_rows
-from emojax.ops.diff_attention.api import differential_attention
+from emojax.ops.diff_attention import differential_attention
 from emojax.ops.diff_attention.reference import masked_softmax
 from emojax.ops.diffusion import diffuse
 

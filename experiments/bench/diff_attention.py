@@ -38,7 +38,7 @@ from rich.progress import track
 from rich.table import Table
 
 from emojax.dist.compiler import compiler_options
-from emojax.ops.diff_attention.api import differential_attention
+from emojax.ops.diff_attention import differential_attention
 from emojax.ops.diff_attention.shapes import SPECIFIED, Shape
 from experiments.bench import timing
 

@@ -24,8 +24,7 @@ from rich.console import Console
 from rich.progress import track
 
 from emojax.dist.compiler import compiler_options
-from emojax.ops.diff_attention import blocks
-from emojax.ops.diff_attention.api import differential_attention
+from emojax.ops.diff_attention import blocks, differential_attention
 from emojax.ops.diff_attention.shapes import SPECIFIED, Shape
 from emojax.ops.target import target
 from experiments.bench import timing

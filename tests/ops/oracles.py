@@ -11,8 +11,6 @@ import numpy as np
 import scipy.special
 from jax import Array
 
-from emojax.ops.random import keep_mask
-
 
 def assert_matches(
     function: Callable[..., Array],
@@ -126,9 +124,3 @@ def dense_attention(
         lam = xp.broadcast_to(lam, (B, L, H))
         weights = weights - xp.moveaxis(lam, 1, 2)[..., None] * second
     return xp.einsum("bhij,bjhe->bihe", weights, xp.repeat(v, group, axis=2))
-
-
-def kept_by_row(key: jax.Array, rate: float, shape: tuple[int, ...]) -> np.ndarray:
-    """The mask of an operator that gives each row of the batch a key of its own."""
-    keys = jax.random.split(key, shape[0])
-    return np.concatenate([np.asarray(keep_mask(k, rate, (1, *shape[1:]))) for k in keys])

@@ -20,8 +20,7 @@ from jax._src.pallas.mosaic.interpret import interpret_pallas_call
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from emojax.ops.diff_attention import blocks
-from emojax.ops.diff_attention.api import differential_attention
+from emojax.ops.diff_attention import blocks, differential_attention
 from emojax.ops.diff_attention.reference import masked_softmax
 from emojax.ops.diff_attention.shapes import SMALL, Shape
 from emojax.ops.random import keep_pair, seeds

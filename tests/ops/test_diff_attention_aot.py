@@ -13,8 +13,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh, NamedShar
 
 from emojax.dist.aot import compiled
 from emojax.dist.slices import parse_slice
-from emojax.ops.diff_attention import pallas_gpu, pallas_tpu
-from emojax.ops.diff_attention.api import differential_attention
+from emojax.ops.diff_attention import differential_attention, pallas_gpu, pallas_tpu
 from emojax.ops.diff_attention.shapes import Shape
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, UInt32
 
-from emojax.ops.diff_attention.problem import Operands, Options
+from emojax.ops.diff_attention.problem import Operands, Options, unrolled
 from emojax.ops.diff_attention.reference import reference
 from emojax.ops.diff_attention.xla import xla
 from emojax.ops.masks import spans
@@ -27,12 +27,13 @@ def differential_attention(
     q: Float[Array, "B I H d"],
     k: Float[Array, "B J K d"],
     v: Float[Array, "B J K e"],
-    lam: Array | None = None,
+    lam: float | Array | None = None,
     *,
     q2: Float[Array, "B I H d"] | None = None,
     k2: Float[Array, "B J K d"] | None = None,
     segment: Int[Array, "B J"],
     shown: Bool[Array, "B J"] | None = None,
+    rolled: Int[Array, " B"] | None = None,
     first: int | Int[Array, ""] = 0,
     causal: bool = False,
     window: int | None = None,
@@ -57,6 +58,9 @@ def differential_attention(
         contiguous. Columns of one conversation attend to one another alone; padding gets zeros and
         zero gradients.
       shown: a key that is not shown is seen by the query of its own column alone; None shows all.
+      rolled: what ReDiFu's published code has for the `temporal` variant, defects included: keys
+        roll by one around the first `rolled` columns of a row while the mask stays where it was,
+        and padding looks at the row's conversation. A row is one conversation, from column 0 on.
       first: column of query 0, for callers that hold I < J queries of a row.
       causal: never attend to a later column.
       window: reach in columns, None for all.
@@ -72,11 +76,18 @@ def differential_attention(
 
     Raises:
       ValueError: of `q2` and `k2` only one is given, or either without `lam`; H is not a multiple
-        of K.
+        of K; `rolled` without `lam`, or with what it does not go with.
       NotImplementedError: the `implementation` asked for cannot serve; the message says why.
     """
     if (q2 is None) != (k2 is None) or (q2 is not None and lam is None):
         raise ValueError("a second map needs q2, k2 and lam together")
+    if rolled is not None and (
+        lam is None
+        or causal
+        or any(y is not None for y in (q2, window, shown))
+        or q.shape[1] != k.shape[1]
+    ):
+        raise ValueError("rolled keys need lam and whole rows, without q2, causal, window, shown")
     heads, shared = q.shape[2], k.shape[2]
     if heads % shared:
         raise ValueError(f"{heads} query heads cannot share {shared} key heads evenly")
@@ -84,10 +95,12 @@ def differential_attention(
         jax.lax.dynamic_slice_in_dim(x, first, q.shape[1], axis=1)
         for x in spans(segment, causal=causal, window=window)
     )
+    if rolled is not None:
+        low, high = jnp.zeros_like(low), jnp.broadcast_to(high.max(1, keepdims=True), high.shape)
     low2 = low
     if lam is not None:
         lam = jnp.broadcast_to(lam, q.shape[:3]).astype(jnp.float32)
-        if q2 is None:
+        if q2 is None and rolled is None:
             # A conversation's first column has no key to receive.
             q2, k2 = q, jnp.pad(k[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0)))
             low2 = jnp.minimum(jnp.maximum(low, start + 1), high)
@@ -96,7 +109,7 @@ def differential_attention(
     elif seed is None and key is not None:
         seed = seeds(key, q.shape[0], heads)
     column = jnp.full(len(q), first, jnp.int32)
-    operands = Operands(q, k, v, lam, q2, k2, low, high, low2, column, seed, shown)
+    operands = Operands(q, k, v, lam, q2, k2, low, high, low2, column, seed, shown, rolled)
     options = Options(
         scale=q.shape[-1] ** -0.5 if scale is None else scale,
         drop_rate=0.0 if seed is None else drop_rate,
@@ -111,12 +124,12 @@ def _serve(x: Operands, options: Options, name: Implementation, interpret: Any) 
     if name == "auto":
         for each in _ORDER.get(platform, ("xla",))[:-1]:
             try:
-                return _kernel(each)(x, options, interpret=interpret)
+                return _kernel(each)(unrolled(x), options, interpret=interpret)
             except NotImplementedError:
                 continue
         return xla(x, options)
     if name == "reference":
-        return reference(x, options)
+        return reference(unrolled(x), options)
     if name == "xla":
         return xla(x, options)
     if platform != _PLATFORM[name] and not interpret:
@@ -124,7 +137,7 @@ def _serve(x: Operands, options: Options, name: Implementation, interpret: Any) 
             f"{name} runs on a {_PLATFORM[name]}, and this program is for a {platform}; "
             'choose implementation="auto", or interpret=True to look for errors'
         )
-    return _kernel(name)(x, options, interpret=interpret)
+    return _kernel(name)(unrolled(x), options, interpret=interpret)
 
 
 def _kernel(name: str) -> Callable[..., Array]:

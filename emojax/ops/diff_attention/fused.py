@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, Protocol
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from emojax.ops.diff_attention.kernels import Division, Given, Gradients, Saved
+from emojax.ops.diff_attention.kernels import Division, Given, Saved
 from emojax.ops.diff_attention.problem import Operands
 
 
-class Kernels(Protocol):
-    """The modules that hold a platform's kernels."""
-
-    forward: Callable[[Operands, Any], tuple[Array, Saved]]
-    backward: Callable[[Operands, Given, Any], Gradients]
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def attend(x: Operands, division: Division, kernels: Kernels) -> Float[Array, "B I H e"]:
-    """See `api.differential_attention`; by a platform's kernels."""
+def attend(x: Operands, division: Division, kernels: ModuleType) -> Float[Array, "B I H e"]:
+    """See `api.differential_attention`.
+
+    Args:
+      kernels: the platform's module with `forward(operands, division)`, which returns what is found
+        and a `Saved`, and `backward(operands, given, division)`, which returns `Gradients`.
+    """
     return _forward(x, division, kernels)[0]
 
 
-def _forward(x: Operands, division: Division, kernels: Kernels) -> tuple[Array, tuple]:
+def _forward(x: Operands, division: Division, kernels: ModuleType) -> tuple[Array, tuple]:
     found, saved = kernels.forward(division.lay_out(x), division)
     like = jax.ShapeDtypeStruct((*x.q.shape[:3], x.v.shape[-1]), x.v.dtype)
     return division.restore(found, like), (x, saved)
 
 
 def _backward(
-    division: Division, kernels: Kernels, kept: tuple[Operands, Saved], gradient: Array
+    division: Division, kernels: ModuleType, kept: tuple[Operands, Saved], gradient: Array
 ) -> tuple[Operands]:
     x, saved = kept
     laid, gradient = division.lay_out(x), division.lay_out_query(gradient)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +85,7 @@ class Division(abc.ABC):
     @classmethod
     def of(
         cls, x: Operands, options: Options, query_block: int, key_block: int, interpret: Any
-    ) -> Self:
+    ) -> Division:
         rows, length, heads = x.q.shape[:3]
         total, shared = x.k.shape[1:3]
         return cls(

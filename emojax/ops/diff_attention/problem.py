@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from jax import Array
 
 
@@ -22,6 +24,8 @@ class Operands(NamedTuple):
       first: i32[B]; the column of query 0 in its row.
       seed: u32[B, H] of the map dropout, or None.
       shown: bool[B, J]; other keys are seen by the query of their own column alone. None is all.
+      rolled: i32[B]; the second map, which shares q, is that of keys rolled by one around so many
+        columns. None is no such map; see `unrolled`.
     """
 
     q: Array
@@ -36,6 +40,7 @@ class Operands(NamedTuple):
     first: Any
     seed: Any
     shown: Any = None
+    rolled: Any = None
 
     @property
     def map_count(self) -> int:
@@ -82,3 +87,14 @@ HIDDEN = -1e30
 
 FLOOR = -1e29
 """Least value of a row's largest score: exp(HIDDEN - FLOOR) is 0, so an empty row is all zeros."""
+
+
+def unrolled(x: Operands) -> Operands:
+    """The same, rolled keys written out as those of the second map."""
+    if x.rolled is None:
+        return x
+
+    def roll(k: Array, extent: Array) -> Array:
+        return jnp.concatenate([jax.lax.dynamic_slice_in_dim(k, extent - 1, 1), k[:-1]])
+
+    return x._replace(q2=x.q, k2=jax.vmap(roll)(x.k, x.rolled), rolled=None)

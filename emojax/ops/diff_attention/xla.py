@@ -16,9 +16,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from emojax.ops.attention import product
 from emojax.ops.diff_attention.blocks import tuned
-from emojax.ops.diff_attention.problem import FLOOR, HIDDEN, Operands, Options
+from emojax.ops.diff_attention.problem import FLOOR, HIDDEN, Operands, Options, unrolled
 from emojax.ops.diff_attention.xla_layout import (
     Keys,
     Plan,
@@ -27,10 +26,12 @@ from emojax.ops.diff_attention.xla_layout import (
     lay_out_keys,
     lay_out_queries,
     make_plan,
+    product,
     split,
     visible,
     within_reach,
 )
+from emojax.ops.diff_attention.xla_rolled import xla_rolled
 from emojax.ops.random import keep_pair
 from emojax.ops.rows import by_row
 from emojax.ops.target import target
@@ -45,6 +46,9 @@ def xla(
       map_elements: about how many elements a block of a map has, all heads together; None takes
         what was measured to be fastest.
     """
+    if x.rolled is not None and x.q.shape[2] == x.k.shape[2]:
+        return xla_rolled(x, options)
+    x = unrolled(x)
     if map_elements is None:
         map_elements = tuned("xla", target()[1], x.k.shape[1])["map_elements"]
     return _attend(x, options, make_plan(x, options, map_elements))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
 
 from emojax.ops.diff_attention.problem import Operands, Options
 
@@ -57,6 +58,12 @@ def _block(size: int, total: int, reach: int) -> int:
     if reach < total:
         return max(_LEAST, min(reach, int(math.sqrt(size + reach**2 / 4) - reach / 2)))
     return max(_LEAST, size // total)
+
+
+def product(a: Float[Array, "K I P"], b: Float[Array, "K J Q"], i: int, j: int) -> Array:
+    """Sum over axis `i` of a and `j` of b for each head, accumulated in fp32."""
+    axes = (((i,), (j,)), ((0,), (0,)))
+    return jax.lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
 
 
 def split(x: Array, plan: Plan) -> Array:
