@@ -1,7 +1,9 @@
 """What devices say to one another in a compiled program, read from its text.
 
 XLA writes groups of devices in four ways; here they are all lists of numbers, and then names of
-axes of the mesh.
+axes of the mesh. For a TPU it writes some collectives in a way of its own: one that goes on beside
+other work stands in the text once for each piece of that work, and a reduce-scatter may be an
+all-reduce of which each device keeps a slice, in a computation named after both.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ _CALLED = re.compile(
     r"(?P<how>body|condition|to_apply|calls|called_computations|branch_computations|"
     r"true_computation|false_computation)=(?:\{(?P<many>[^}]*)\}|%?(?P<one>[\w.\-]+))"
 )
+_CHAIN = re.compile(r'frontend_attributes=\{[^}]*chain_id="(\d+)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
@@ -59,10 +62,15 @@ def collectives(text: str, mesh: Mesh) -> list[Collective]:
     """Every collective of more than one device in `compiled.as_text()`, in the order of the text."""
     times = _executions(text)
     found = []
+    chains = set()
     for computation, line in _lines(text):
         match = _INSTRUCTION.match(line)
         if match is None:
             continue
+        if chain := _CHAIN.search(line):
+            if chain[1] in chains:
+                continue
+            chains.add(chain[1])
         kind = match["kind"]
         if kind == "collective-permute":
             pairs = _braced(_attribute(line, "source_target_pairs"))
@@ -74,6 +82,8 @@ def collectives(text: str, mesh: Mesh) -> list[Collective]:
                 continue
         name = re.search(r'op_name="([^"]*)"', line)
         size = _operand_bytes(match["type"], kind, bool(match["start"]), group)
+        if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
+            kind = "reduce-scatter"
         found.append(
             Collective(kind, axes, group, size, times[computation], name[1] if name else "")
         )

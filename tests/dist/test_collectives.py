@@ -76,6 +76,29 @@ def test_a_permutation_is_along_the_axes_on_which_somebody_moves():
     assert (found.axes, found.bytes) == (("fsdp",), 16)
 
 
+def test_pieces_of_a_collective_that_goes_on_beside_other_work_count_once():
+    pieces = [
+        f"%gather.{i} = bf16[8]{{0}} all-gather(%p), channel_id=1, replica_groups=[1,8]<=[8], "
+        f'frontend_attributes={{chain_id="{chain}"}}, metadata={{op_name="{chain}"}}'
+        for i, chain in enumerate([0, 0, 1, 0, 1])
+    ]
+    found = collectives(program(*pieces), mesh())
+    assert [(each.name, each.bytes) for each in found] == [("0", 2), ("1", 2)]
+
+
+def test_an_all_reduce_of_which_a_slice_is_kept_is_a_reduce_scatter():
+    text = """
+%all-reduce-scatter.2 (input: bf16[16,4]) -> bf16[2,4] {
+  %input = bf16[16,4]{1,0} parameter(0)
+  %all-reduce.5 = bf16[16,4]{1,0} all-reduce(%input), replica_groups=[1,8]<=[8], to_apply=%add
+  %device = u32[] partition-id()
+  ROOT %part = bf16[2,4]{1,0} dynamic-slice(%all-reduce.5, %device, %zero)
+}
+""" + program("%s = bf16[2,4]{1,0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.2")
+    (found,) = collectives(text, mesh())
+    assert (found.kind, found.bytes, found.group, found.times) == ("reduce-scatter", 128, 8, 1)
+
+
 def test_devices_on_their_own_say_nothing():
     line = "%r = f32[4]{0} all-reduce(%p), replica_groups={{0},{1},{2},{3},{4},{5},{6},{7}}"
     assert collectives(program(line), mesh()) == []
