@@ -1,0 +1,7 @@
+"""The tests of emojax."""
+
+QUICK = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false"
+)
+"""What XLA is told: tests compile hundreds of programs that run for a millisecond each."""

@@ -6,9 +6,10 @@ import os
 import sys
 from pathlib import Path
 
+from tests import QUICK
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests compile hundreds of programs that run for a millisecond each.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+os.environ.setdefault("XLA_FLAGS", QUICK)
 
 import jax
 import pytest

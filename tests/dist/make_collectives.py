@@ -16,6 +16,8 @@ from typing import Any
 
 import jax
 
+from tests import QUICK
+
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = ROOT / "tests" / "goldens" / "collectives.json"
 TIMEOUT = 1500
@@ -23,11 +25,7 @@ TIMEOUT = 1500
 
 def on_eight_devices(out: Path, cache: Path | None = None) -> dict[str, Any]:
     """What `tests.dist.eight` finds, in a process that has eight devices."""
-    # Programs that run 20 times: compiling is what takes time.
-    flags = (
-        "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
-        "--xla_llvm_disable_expensive_passes=true"
-    )
+    flags = f"--xla_force_host_platform_device_count=8 {QUICK}"
     environment = {
         **os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT),
     }  # fmt: skip

@@ -20,8 +20,6 @@ from tests.train.runs import VARIANTS, cli, complete, log_lines, settings, start
 
 TIMEOUT = 20
 """Seconds without a sign of life after which a process is given up in these tests."""
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-"""Programs that run a few times: compiling is what takes time."""
 
 
 def free_port() -> int:
@@ -44,12 +42,10 @@ def together(
             "--processes", count, "--process", index, "--timeout", TIMEOUT,
         )  # fmt: skip
         module = "tests.train.disturb" if moment else "emojax"
-        variables = {"XLA_FLAGS": QUICK} | (
-            {} if cache is None else {
-                "JAX_COMPILATION_CACHE_DIR": str(cache),
-                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            }
-        )  # fmt: skip
+        variables = {} if cache is None else {
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }  # fmt: skip
         processes.append(start(*command, module=module, variables=variables))
     done = []
     try:
