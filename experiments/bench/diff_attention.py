@@ -14,8 +14,9 @@ XLA plans for temporaries and results; a contender that needs more than the devi
 `share` is the least time that the device's peak rates allow (products of one pass over whole rows,
 each array read and written once) over the time taken.
 
-Cost: about 8 minutes on two idle cores, under a minute on a GPU. Expected on a GPU or TPU: `emojax`
-takes at most .75 of the time of `two`; on a CPU less time and memory than `two` from 512 columns.
+Cost: 20 minutes and 10 GB on two idle cores, under a minute on a GPU. Expected on a GPU or TPU:
+`emojax` takes at most .75 of the time of `two` (not measured yet); on a CPU .57, .28 and .27 of the
+time of `two`, forward and backward, with a third to a twentieth of its memory.
 
     python -m experiments.bench.diff_attention --out runs/bench/diff_attention
 """

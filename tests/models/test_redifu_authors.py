@@ -18,9 +18,9 @@ from emojax.config import Config, DataConfig, RedifuAuthorsConfig
 from emojax.errors import ConfigError
 from emojax.interop.authors import from_state_dict
 from emojax.interop.golden import TOLERANCES, check
-from emojax.models.redifu_authors import linear
 from emojax.models.registry import build
 from emojax.nn.layers import identity_statistics
+from emojax.nn.published.layers import linear
 from emojax.ops.losses import cross_entropy
 from emojax.types import MODALITIES, Signature
 from tests.batches import SIGNATURE, pack, random_conversation, random_variables

@@ -66,10 +66,16 @@ class Output:
 
 @dataclasses.dataclass(frozen=True)
 class Division(abc.ABC):
-    """A problem divided into blocks, all known when compiling; I and J count whole blocks.
+    """A problem divided into blocks, all known when compiling.
 
     A platform says how arrays lie in its memory, and which block of them a program sees. `where` is
     whatever it needs to know of a program's place.
+
+    Attributes:
+      rows: B.
+      shared, group: K key heads, each read by G heads.
+      queries, keys: I and J, filled up to whole blocks.
+      interpret: see `api.differential_attention`.
     """
 
     options: Options
