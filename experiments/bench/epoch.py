@@ -17,7 +17,7 @@ and data included.
 Cost: about 10 minutes on two idle cores, a third of it compilation; keep the machine idle.
 Aim, against the published implementation's 120 s and 8.8 GB: `redifu_authors` at least 5 times
 faster, `redifu` at least 10 times faster, both below 2.5 GB and faster than `torch`. Measured
-(README): all of it, `redifu` 13 times faster than published and `redifu_authors` 7 times.
+(README): all of it, `redifu` 12 times faster than published and `redifu_authors` 6.5 times.
 
     python -m experiments.bench.epoch
     python -m experiments.bench.epoch --what redifu_authors --json

@@ -5,7 +5,7 @@ corpus and compiles, the second finds both done. What is timed is what a user wa
 imports, corpus, compilation and the step itself.
 
 Cost: about a minute on two idle cores.
-Aim: the first start within 20 s, the second in less. Measured (README): 17 s and 4 s.
+Aim: the first start within 20 s, the second in less. Measured (README): 19 s and 5 s.
 
     python -m experiments.bench.first_step
 """
