@@ -1,0 +1,52 @@
+"""Every setting with its default and its meaning."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import json
+import textwrap
+
+from emojax.config.data import DataConfig
+from emojax.config.experiment import MODELS, MeshConfig
+from emojax.config.train import TrainConfig
+from emojax.errors import ConfigError
+
+
+def describe(model: str = "redifu") -> str:
+    """Every setting as a commented TOML document, defaults as values."""
+    if model not in MODELS:
+        raise ConfigError(f"there is no model {model!r}; known are {', '.join(MODELS)}")
+    data = DataConfig(layout="padded") if model == "redifu_authors" else DataConfig()
+    lines = []
+    for section, config in (
+        ("data", data), ("model", MODELS[model]()), ("train", TrainConfig()),
+        ("mesh", MeshConfig()),
+    ):  # fmt: skip
+        lines += ["", f"# {(type(config).__doc__ or '').strip()}", f"[{section}]"]
+        notes = _field_notes(type(config))
+        for field in dataclasses.fields(config):
+            value = getattr(config, field.name)
+            text = "null" if value is None else json.dumps(value)
+            comment = f"# {field.name} is not set" if value is None else f"{field.name} = {text}"
+            lines += [f"# {line}" for line in notes.get(field.name, "").splitlines()]
+            lines.append(comment)
+    return "\n".join(lines).strip()
+
+
+def _field_notes(kind: type) -> dict[str, str]:
+    """The strings that stand below the fields of a config class in its source."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(definition, ast.ClassDef)
+    notes = {}
+    for field, note in itertools.pairwise(definition.body):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(note, ast.Expr)
+            and isinstance(note.value, ast.Constant)
+        ):
+            notes[field.target.id] = inspect.cleandoc(str(note.value.value))
+    return notes

@@ -1,0 +1,119 @@
+"""Both ReDiFus."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from emojax.config.checks import choices, fraction, positive, require
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RedifuConfig:
+    """Our ReDiFu; every field is an ablation (specification, section 3)."""
+
+    name: Literal["redifu"] = "redifu"
+    width: int = 64
+    """D."""
+    heads: int = 4
+    """H."""
+    encoder_layers: int = 1
+    """Differential Transformer layers of audio and of video; 0 leaves them out."""
+    attention: Literal["temporal", "dual", "v2", "none"] = "dual"
+    """The second map: shifted keys, a second head group, the same with a lambda per token, or no
+    second map at all."""
+    delta: bool = True
+    """Add a gated depthwise convolution over time to audio and video."""
+    graph_layers: int = 2
+    """Relation-graph layers over utterance x modality nodes; 0 leaves them out."""
+    graph_heads: int = 4
+    """Heads of the relation graph."""
+    window: int = 5
+    """W, reach of the relation graph in utterances."""
+    cross_modal: Literal["none", "utterance", "window"] = "window"
+    """Edges between modalities: none, within an utterance, or within the window."""
+    speaker_relations: bool = True
+    """Tell same from other speaker on the edges."""
+    diffusion_steps: int = 2
+    """K, steps of the text-guided diffusion; 0 injects audio and video undiffused."""
+    text_guidance: bool = True
+    """Inject audiovisual information into the text stream at all."""
+    mean_field_steps: int = 2
+    """Steps in which decisions adjust to their neighbours' along the relation graph; 0 is none."""
+    feed_forward_ratio: int = 2
+    dropout: float = 0.2
+    """Dropout of what each layer adds."""
+    attention_dropout: float = 0.0
+    """Dropout of attention maps; the dearest kind, because maps are the largest arrays."""
+    input_dropout: float = 0.0
+    """Dropout of raw features, before the first layer."""
+    modality_dropout: float = 0.1
+    """Chance that training hides a modality of a whole conversation."""
+    feature_mix: float = 0.0
+    """Chance that training blends an utterance's features with another utterance's, in a random
+    proportion: against features that were themselves learned on the training labels and know too
+    much of them."""
+    modalities: tuple[Literal["text", "audio", "visual"], ...] = ("text", "audio", "visual")
+    """Those the model may use; the others are treated as missing."""
+    speaker_embedding: bool = False
+    """Learn who the speakers are, for corpora whose speakers return."""
+    causal: bool = False
+    """Never look ahead, so that streaming gives what a whole conversation gives."""
+    dtype: Dtype = "float32"
+
+    def __post_init__(self) -> None:
+        choices(self, "model")
+        positive(self, "model", "width", "heads", "graph_heads", "feed_forward_ratio")
+        fraction(self, "model", "dropout", "attention_dropout", "input_dropout")
+        fraction(self, "model", "modality_dropout", "feature_mix")
+        for name in (
+            "encoder_layers",
+            "graph_layers",
+            "diffusion_steps",
+            "window",
+            "mean_field_steps",
+        ):
+            value = getattr(self, name)
+            require(value >= 0, f"model.{name}", f"must not be negative, not {value}")
+        require(
+            len(set(self.modalities)) == len(self.modalities) > 0, "model.modalities",
+            f"must name at least one modality, none twice, not {list(self.modalities)}",
+        )  # fmt: skip
+        groups = 2 * self.heads
+        require(
+            self.width % groups == 0, "model.width",
+            f"must be a multiple of 2 x model.heads = {groups}, not {self.width}",
+        )  # fmt: skip
+        require(
+            self.width % self.graph_heads == 0, "model.graph_heads",
+            f"must divide model.width = {self.width}, not {self.graph_heads}",
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class RedifuAuthorsConfig:
+    """ReDiFu as published; needs `data.layout = "padded"`."""
+
+    name: Literal["redifu_authors"] = "redifu_authors"
+    branch: Literal["iemocap", "meld"] = "iemocap"
+    width: int = 512
+    heads: int = 64
+    window: int = 20
+    dropout: float = 0.5
+    graph_dropout: float = 0.2
+    dtype: Dtype = "float32"
+
+    def __post_init__(self) -> None:
+        choices(self, "model")
+        positive(self, "model", "width", "heads", "window")
+        fraction(self, "model", "dropout", "graph_dropout")
+        require(
+            self.width % self.heads == 0 and self.width % 2 == 0, "model.width",
+            f"must be even and a multiple of model.heads = {self.heads}, not {self.width}",
+        )  # fmt: skip
+        require(
+            self.branch == "meld" or self.heads % 2 == 0, "model.heads",
+            f"must be even on the IEMOCAP branch, not {self.heads}",
+        )  # fmt: skip
