@@ -37,16 +37,17 @@ def describe(model: str = "redifu") -> str:
 
 
 def _field_notes(kind: type) -> dict[str, str]:
-    """The strings that stand below the fields of a config class in its source."""
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    assert isinstance(definition, ast.ClassDef)
-    notes = {}
-    for field, note in itertools.pairwise(definition.body):
-        if (
-            isinstance(field, ast.AnnAssign)
-            and isinstance(field.target, ast.Name)
-            and isinstance(note, ast.Expr)
-            and isinstance(note.value, ast.Constant)
-        ):
-            notes[field.target.id] = inspect.cleandoc(str(note.value.value))
+    """The strings that stand below the fields of a config class and its bases in their source."""
+    notes: dict[str, str] = {}
+    for each in reversed([cls for cls in kind.__mro__ if dataclasses.is_dataclass(cls)]):
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(each))).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, note in itertools.pairwise(definition.body):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(note, ast.Expr)
+                and isinstance(note.value, ast.Constant)
+            ):
+                notes[field.target.id] = inspect.cleandoc(str(note.value.value))
     return notes

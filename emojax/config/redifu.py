@@ -6,17 +6,14 @@ import dataclasses
 from typing import Literal
 
 from emojax.config.checks import choices, fraction, positive, require
-
-Dtype = Literal["float32", "bfloat16"]
+from emojax.config.inputs import Dtype, InputConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class RedifuConfig:
+class RedifuConfig(InputConfig):
     """Our ReDiFu; every field is an ablation (specification, section 3)."""
 
     name: Literal["redifu"] = "redifu"
-    width: int = 64
-    """D."""
     heads: int = 4
     """H."""
     encoder_layers: int = 1
@@ -43,31 +40,13 @@ class RedifuConfig:
     mean_field_steps: int = 2
     """Steps in which decisions adjust to their neighbours' along the relation graph; 0 is none."""
     feed_forward_ratio: int = 2
-    dropout: float = 0.2
-    """Dropout of what each layer adds."""
     attention_dropout: float = 0.0
     """Dropout of attention maps; the dearest kind, because maps are the largest arrays."""
-    input_dropout: float = 0.0
-    """Dropout of raw features, before the first layer."""
-    modality_dropout: float = 0.1
-    """Chance that training hides a modality of a whole conversation."""
-    feature_mix: float = 0.0
-    """Chance that training blends an utterance's features with another utterance's, in a random
-    proportion: against features that were themselves learned on the training labels and know too
-    much of them."""
-    modalities: tuple[Literal["text", "audio", "visual"], ...] = ("text", "audio", "visual")
-    """Those the model may use; the others are treated as missing."""
-    speaker_embedding: bool = False
-    """Learn who the speakers are, for corpora whose speakers return."""
-    causal: bool = False
-    """Never look ahead, so that streaming gives what a whole conversation gives."""
-    dtype: Dtype = "float32"
 
     def __post_init__(self) -> None:
-        choices(self, "model")
-        positive(self, "model", "width", "heads", "graph_heads", "feed_forward_ratio")
-        fraction(self, "model", "dropout", "attention_dropout", "input_dropout")
-        fraction(self, "model", "modality_dropout", "feature_mix")
+        super().__post_init__()
+        positive(self, "model", "heads", "graph_heads", "feed_forward_ratio")
+        fraction(self, "model", "attention_dropout")
         for name in (
             "encoder_layers",
             "graph_layers",
@@ -77,10 +56,6 @@ class RedifuConfig:
         ):
             value = getattr(self, name)
             require(value >= 0, f"model.{name}", f"must not be negative, not {value}")
-        require(
-            len(set(self.modalities)) == len(self.modalities) > 0, "model.modalities",
-            f"must name at least one modality, none twice, not {list(self.modalities)}",
-        )  # fmt: skip
         groups = 2 * self.heads
         require(
             self.width % groups == 0, "model.width",

@@ -1,0 +1,45 @@
+"""What every model but the published one is told of its inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from emojax.config.checks import choices, fraction, positive, require
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class InputConfig:
+    """Width, and what happens to features before the first layer."""
+
+    name: str = ""
+    width: int = 64
+    """D."""
+    dropout: float = 0.2
+    """Dropout of what each layer adds."""
+    input_dropout: float = 0.0
+    """Dropout of raw features, before the first layer."""
+    modality_dropout: float = 0.1
+    """Chance that training hides a modality of a whole conversation."""
+    feature_mix: float = 0.0
+    """Chance that training blends an utterance's features with another utterance's, in a random
+    proportion: against features that were themselves learned on the training labels and know too
+    much of them."""
+    modalities: tuple[Literal["text", "audio", "visual"], ...] = ("text", "audio", "visual")
+    """Those the model may use; the others are treated as missing."""
+    speaker_embedding: bool = False
+    """Learn who the speakers are, for corpora whose speakers return."""
+    causal: bool = False
+    """Never look ahead, so that streaming gives what a whole conversation gives."""
+    dtype: Dtype = "float32"
+
+    def __post_init__(self) -> None:
+        choices(self, "model")
+        positive(self, "model", "width")
+        fraction(self, "model", "dropout", "input_dropout", "modality_dropout", "feature_mix")
+        require(
+            len(set(self.modalities)) == len(self.modalities) > 0, "model.modalities",
+            f"must name at least one modality, none twice, not {list(self.modalities)}",
+        )  # fmt: skip
