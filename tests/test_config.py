@@ -20,6 +20,7 @@ from emojax.config import (
     RedifuAuthorsConfig,
     RedifuConfig,
     TrainConfig,
+    baselines,
     describe,
     digest,
     from_dict,
@@ -75,7 +76,29 @@ WRONG = [
     (RedifuAuthorsConfig, {"width": 18, "heads": 9}, "model.heads must be even on the IEMOCAP"),
     (RedifuAuthorsConfig, {"branch": "mosi"}, "model.branch must be one of 'iemocap', 'meld'"),
     (RedifuAuthorsConfig, {"dtype": "half"}, "model.dtype must be one of"),
+    (baselines.SingleConfig, {"modalities": ("text", "audio")}, "must name one modality"),
+    (baselines.SingleConfig, {"layers": -1}, "model.layers must not be negative"),
+    (baselines.EarlyFusionConfig, {"layers": -1}, "model.layers must not be negative"),
+    (baselines.LateFusionConfig, {"layers": -1}, "model.layers must not be negative"),
+    (baselines.LateFusionConfig, {"decision": "vote"}, "model.decision must be one of 'average'"),
+    (baselines.LateTransformerConfig, {"layers": -1}, "model.layers must not be negative"),
+    (baselines.LateTransformerConfig, {"decision": "vote"}, "model.decision must be one of"),
+    (baselines.LateTransformerConfig, {"heads": 3}, "model.heads must divide model.width = 64"),
+    (baselines.LateTransformerConfig, {"feed_forward_ratio": 0}, "feed_forward_ratio must be pos"),
+    (baselines.HybridFusionConfig, {"layers": -1}, "model.layers must not be negative"),
+    (baselines.AttentionFusionConfig, {"layers": -1}, "model.layers must not be negative"),
+    (baselines.CnnRnnConfig, {"taps": 2}, "model.taps must be odd and positive, not 2"),
+    (baselines.TensorFusionConfig, {"units": 0}, "model.units must be positive"),
+    (baselines.LowRankFusionConfig, {"rank": 0}, "model.rank must be positive"),
+    (baselines.MultConfig, {"heads": 0}, "model.heads must be positive"),
+    (baselines.MultConfig, {"layers": 0}, "model.layers must be positive"),
+    (baselines.MultConfig, {"feed_forward_ratio": 0}, "feed_forward_ratio must be positive"),
+    (baselines.DialogueGcnConfig, {"window": -1}, "model.window must not be negative"),
+    (baselines.SdtConfig, {"heads": 5}, "model.heads must divide model.width"),
+    (baselines.SdtConfig, {"feed_forward_ratio": 0}, "feed_forward_ratio must be positive"),
     (TrainConfig, {"epochs": 0}, "train.epochs must be positive"),
+    (TrainConfig, {"distillation_weight": -1.0}, "train.distillation_weight must be 0 or more"),
+    (TrainConfig, {"distillation_temperature": 0.0}, "distillation_temperature must be positive"),
     (TrainConfig, {"learning_rate": 0.0}, "train.learning_rate must be positive"),
     (TrainConfig, {"learning_rate": INF}, "train.learning_rate must be positive and finite"),
     (TrainConfig, {"learning_rate": NAN}, "train.learning_rate must be positive and finite"),
@@ -128,11 +151,15 @@ MESHES = [
             "model": {"name": "redifu_authors"},
             "data": {"layout": "padded"},
         },
-        "mesh.sequence must be 1 for redifu_authors, whose keys roll around whole rows",
+        "mesh.sequence must be 1 for redifu_authors: only redifu is divided along",
     ),
     (
         {"mesh": {"model": 2}, "model": {"name": "redifu_authors"}, "data": {"layout": "padded"}},
         "mesh.model must be 1 for redifu_authors",
+    ),
+    (
+        {"mesh": {"sequence": 2}, "model": {"name": "bc_lstm"}},
+        "mesh.sequence must be 1 for bc",
     ),
 ]
 
@@ -155,13 +182,17 @@ def test_what_was_written_before_there_was_a_mesh_can_be_read():
 
 def test_every_field_with_choices_or_bounds_is_checked():
     """A field added without a check shows up here."""
-    tried = {(kind, name) for kind, values, _ in WRONG for name in values}
+
+    def owner(kind, name):
+        return next(each for each in kind.__mro__ if name in vars(each).get("__annotations__", {}))
+
+    tried = {(owner(kind, name), name) for kind, values, _ in WRONG for name in values}
     # Strings that only reading can judge.
     free = {"source", "data_dir", "split_rule", "text_encoder"}
     for kind in (DataConfig, TrainConfig, MeshConfig, *MODELS.values()):
         for name, hint in typing.get_type_hints(kind).items():
             if hint is not bool and name not in free:
-                assert (kind, name) in tried or name == "name", (kind, name)
+                assert (owner(kind, name), name) in tried or name == "name", (kind, name)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +215,7 @@ def test_every_field_with_choices_or_bounds_is_checked():
         ({"data": {"buckets": [64, "a"]}}, "data.buckets must be int, not 'a'"),
         ({"data": 3}, "data must be a table of fields, not 3"),
         ({"model": None}, "model must be a table of fields, not None"),
-        ({"model": {"name": "gpt"}}, "model.name must be one of redifu, redifu_authors, not 'gpt'"),
+        ({"model": {"name": "gpt"}}, "model.name must be one of redifu, redifu_authors, single, "),
         ({"model": {"name": ["redifu"]}}, "model.name must be one of redifu, "),
         ({"model": {"name": "redifu_authors"}}, 'data.layout must be "padded"'),
         ({"model": {"name": "redifu_authors", "delta": True}}, "model.delta is not a field"),

@@ -25,7 +25,8 @@ def describe(model: str = "redifu") -> str:
         ("data", data), ("model", MODELS[model]()), ("train", TrainConfig()),
         ("mesh", MeshConfig()),
     ):  # fmt: skip
-        lines += ["", f"# {(type(config).__doc__ or '').strip()}", f"[{section}]"]
+        purpose = inspect.cleandoc(type(config).__doc__ or "").splitlines()
+        lines += ["", *(f"# {line}" for line in purpose), f"[{section}]"]
         notes = _field_notes(type(config))
         for field in dataclasses.fields(config):
             value = getattr(config, field.name)

@@ -5,12 +5,29 @@ from __future__ import annotations
 import dataclasses
 from typing import get_args, get_type_hints
 
+from emojax.config import baselines
 from emojax.config.checks import positive, require
 from emojax.config.data import OWN_BUCKET_STEP, PADDED_STEP, DataConfig
 from emojax.config.redifu import RedifuAuthorsConfig, RedifuConfig
 from emojax.config.train import TrainConfig
 
-ModelConfig = RedifuConfig | RedifuAuthorsConfig
+ModelConfig = (
+    RedifuConfig
+    | RedifuAuthorsConfig
+    | baselines.SingleConfig
+    | baselines.EarlyFusionConfig
+    | baselines.LateFusionConfig
+    | baselines.LateTransformerConfig
+    | baselines.HybridFusionConfig
+    | baselines.AttentionFusionConfig
+    | baselines.BcLstmConfig
+    | baselines.CnnRnnConfig
+    | baselines.TensorFusionConfig
+    | baselines.LowRankFusionConfig
+    | baselines.MultConfig
+    | baselines.DialogueGcnConfig
+    | baselines.SdtConfig
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +70,12 @@ class Config:
     def _check_mesh(self) -> None:
         """What each axis divides must be divisible."""
         mesh, model = self.mesh, self.model
-        if isinstance(model, RedifuAuthorsConfig):
+        if not isinstance(model, RedifuConfig):
             for name in ("sequence", "model"):
                 require(
                     getattr(mesh, name) == 1, f"mesh.{name}",
-                    "must be 1 for redifu_authors, whose keys roll around whole rows and whose "
-                    "layers are kept as they were published. Use mesh.data and mesh.fsdp",
+                    f"must be 1 for {model.name}: only redifu is divided along conversations and "
+                    "layers. Use mesh.data and mesh.fsdp",
                 )  # fmt: skip
         for axis, field in (("model", "heads"), ("model", "graph_heads")):
             size, value = getattr(mesh, axis), getattr(model, field, 0)

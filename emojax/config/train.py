@@ -34,6 +34,11 @@ class TrainConfig:
     """Weight of each modality's own loss; with 0 the modalities' own logits stay untrained."""
     auxiliary_power: Literal[1, 2] = 1
     """The authors square the modalities' losses."""
+    distillation_weight: float = 0.0
+    """Weight of how far each modality's own distribution is from that of all, which it learns from
+    (SDT, arXiv:2310.20494)."""
+    distillation_temperature: float = 1.0
+    """What both logits are divided by before they are compared."""
     ema_decay: float = 0.99
     """Decay of a moving average of the parameters, which is then what is evaluated; 0 is none."""
     select: Metric = "weighted_f1"
@@ -54,9 +59,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         choices(self, "train")
-        positive(self, "train", "epochs", "learning_rate", "accumulate")
+        positive(self, "train", "epochs", "learning_rate", "accumulate", "distillation_temperature")
         fraction(self, "train", "warmup", "label_smoothing", "ema_decay")
-        for name in ("weight_decay", "auxiliary_weight", "final_learning_rate"):
+        for name in (
+            "weight_decay",
+            "auxiliary_weight",
+            "distillation_weight",
+            "final_learning_rate",
+        ):
             value = getattr(self, name)
             require(
                 0 <= value < math.inf, f"train.{name}", f"must be 0 or more and finite, not {value}"

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from emojax.config import RedifuConfig
 from emojax.models.multimodal import Multimodal
 from emojax.models.output import Output
-from emojax.nn.attention import Delta, DifferentialLayer
+from emojax.nn.attention import DifferentialLayer
+from emojax.nn.convolution import Delta
 from emojax.nn.diffusion import TextGuidedDiffusion
 from emojax.nn.layers import Dropout, LayerNorm, dense, rematerialised
 from emojax.nn.mean_field import RelationMeanField

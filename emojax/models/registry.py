@@ -8,11 +8,28 @@ import flax.linen as nn
 
 from emojax.config import MODELS, ModelConfig
 from emojax.errors import ConfigError
+from emojax.models.baselines import pointwise, sequential, transformers
 from emojax.models.redifu import Redifu
 from emojax.models.redifu_authors import RedifuAuthors
 from emojax.types import Signature
 
-_CLASSES: dict[str, Any] = {"redifu": Redifu, "redifu_authors": RedifuAuthors}
+_CLASSES: dict[str, Any] = {
+    "redifu": Redifu,
+    "redifu_authors": RedifuAuthors,
+    "single": pointwise.Single,
+    "early_fusion": pointwise.EarlyFusion,
+    "late_fusion": pointwise.LateFusion,
+    "late_transformer": transformers.LateTransformer,
+    "hybrid_fusion": pointwise.HybridFusion,
+    "attention_fusion": pointwise.AttentionFusion,
+    "bc_lstm": sequential.BcLstm,
+    "cnn_rnn": sequential.CnnRnn,
+    "tensor_fusion": pointwise.TensorFusion,
+    "low_rank_fusion": pointwise.LowRankFusion,
+    "mult": transformers.Mult,
+    "dialogue_gcn": sequential.DialogueGcn,
+    "sdt": transformers.Sdt,
+}
 assert _CLASSES.keys() == MODELS.keys(), "every model has a config class, and the reverse"
 
 

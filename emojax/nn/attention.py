@@ -18,7 +18,6 @@ from emojax.nn.sharding import (
     partitioned,
     stream,
     whole_rows,
-    with_neighbours,
 )
 from emojax.ops.diff_attention import differential_attention
 from emojax.ops.random import seeds
@@ -40,7 +39,7 @@ class DifferentialAttention(nn.Module):
     `temporal`: the second map is that of keys one step earlier, lambda per head. `dual`: Diff
     Transformer (arXiv:2410.05258), two query/key groups of half the head width, lambda from four
     vectors, a norm per head. `v2`: two queries per key, lambda per token and head from a gate.
-    `none`: plain attention.
+    `none`: plain attention. Keys and values may be those of another `source`.
     """
 
     heads: int
@@ -52,13 +51,18 @@ class DifferentialAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B L D"], segment: Int[Array, "B L"], position: Int[Array, "B L"]
+        self,
+        x: Float[Array, "B L D"],
+        segment: Int[Array, "B L"],
+        position: Int[Array, "B L"],
+        source: Float[Array, "B L D"] | None = None,
     ) -> Float[Array, "B L D"]:
         width, heads = x.shape[-1], self.heads
-        head_width = width // heads
+        source = x if source is None else source
 
         def project(name: str, features: int, groups: int = 1) -> list[Array]:
-            y = dense(features, self.dtype, name, axes=("embed", "heads"), use_bias=False)(x)
+            of = x if name == "query" else source
+            y = dense(features, self.dtype, name, axes=("embed", "heads"), use_bias=False)(of)
             return list(rearrange(y, "b l (h g d) -> g b l h d", h=heads, g=groups))
 
         def turned(name: str, features: int, groups: int = 1) -> list[Array]:
@@ -69,7 +73,7 @@ class DifferentialAttention(nn.Module):
         k2: Array | None = None
         if self.variant == "dual":
             (q, q2), (k, k2) = (turned(name, width, 2) for name in ("query", "key"))
-            lam = self.dual_lambda(head_width // 2)
+            lam = self.dual_lambda(width // heads // 2)
         elif self.variant == "v2":
             (q, q2), (k,) = turned("query", 2 * width, 2), turned("key", width)
             k2 = k
@@ -147,7 +151,10 @@ class FeedForward(nn.Module):
 
 
 class DifferentialLayer(nn.Module):
-    """Pre-norm Transformer layer: x + attention(LN x), then x + feed-forward(LN x)."""
+    """Pre-norm Transformer layer: x + attention(LN x), then x + feed-forward(LN x).
+
+    With a `source`, queries of x look at keys and values of LN source: cross-modal attention.
+    """
 
     heads: int
     variant: str
@@ -159,49 +166,16 @@ class DifferentialLayer(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array, segment: Array, position: Array) -> Array:
+    def __call__(
+        self, x: Array, segment: Array, position: Array, source: Array | None = None
+    ) -> Array:
         drop = Dropout(self.drop_rate)
         attention = DifferentialAttention(
             self.heads, self.variant, self.causal, self.attention_drop_rate, self.depth, self.dtype,
             name="attention",
         )  # fmt: skip
-        x = x + drop(attention(LayerNorm(name="attention_norm")(x), segment, position))
+        if source is not None:
+            source = LayerNorm(name="source_norm")(source)
+        x = x + drop(attention(LayerNorm(name="attention_norm")(x), segment, position, source))
         feed_forward = FeedForward(self.ratio, self.drop_rate, self.dtype, name="feed_forward")
         return x + drop(feed_forward(LayerNorm(name="feed_forward_norm")(x)))
-
-
-class Delta(nn.Module):
-    """x + scale sigmoid(gate(x)) LN(conv(x)): how a feature changes from utterance to utterance.
-
-    A depthwise convolution over three utterances of the same conversation: before, now and after,
-    or the last three if causal.
-    """
-
-    causal: bool
-    dtype: Any
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B L D"], segment: Int[Array, "B L"]
-    ) -> Float[Array, "B L D"]:
-        width = x.shape[-1]
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, width), jnp.float32)
-        scale = self.param("scale", nn.initializers.constant(0.1), (), jnp.float32)
-        before, after = (2, 0) if self.causal else (1, 1)
-
-        def convolve(x: Array, segment: Array, kernel: Array) -> Array:
-            length = x.shape[1]
-            padded = with_neighbours(x, before, after)
-            labels = with_neighbours(segment, before, after)
-            change = jnp.zeros_like(x)
-            for tap in range(3):
-                mine = labels[:, tap : tap + length] == segment
-                shifted = jnp.where(mine[..., None], padded[:, tap : tap + length], 0)
-                change += shifted * kernel[tap].astype(self.dtype)
-            return change
-
-        columns = ("batch", "length", None)
-        over = over_shards(convolve, (columns, columns[:2], (None, None)), columns)
-        change = over(x, segment, kernel)
-        gate = nn.sigmoid(dense(width, self.dtype, "gate")(x))
-        return x + scale.astype(self.dtype) * gate * LayerNorm(name="norm")(change)

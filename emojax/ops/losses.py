@@ -36,3 +36,22 @@ def summed_cross_entropy(
     target = (1 - smoothing) * target + smoothing / classes
     loss = -(target * jax.nn.log_softmax(logits.astype(jnp.float32))).sum(-1)
     return (weight * loss).sum(), weight.sum()
+
+
+def summed_distillation(
+    student: Float[Array, "*axes C"],
+    teacher: Float[Array, "*axes C"],
+    label: Int[Array, "*axes"],
+    class_weight: Float[Array, " C"] | None = None,
+    temperature: float = 1.0,
+) -> Float[Array, ""]:
+    """T^2 KL(softmax(teacher / T) | softmax(student / T)) in nats, summed as `summed_cross_entropy`
+    sums (SDT, arXiv:2310.20494; arXiv:1503.02531). Nothing is learned by the teacher."""
+    target = jax.nn.one_hot(label, student.shape[-1])
+    weight = target.sum(-1) if class_weight is None else target @ class_weight
+    of_teacher, of_student = (
+        jax.nn.log_softmax(x.astype(jnp.float32) / temperature)
+        for x in (jax.lax.stop_gradient(teacher), student)
+    )
+    divergence = (jnp.exp(of_teacher) * (of_teacher - of_student)).sum(-1)
+    return temperature**2 * (weight * divergence).sum()

@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 
 from emojax.config import TrainConfig
 from emojax.models.output import Output
-from emojax.ops.losses import summed_cross_entropy
+from emojax.ops.losses import summed_cross_entropy, summed_distillation
+from emojax.types import MODALITIES
 
 TINY = float(np.finfo(np.float32).tiny)
 
@@ -35,10 +36,10 @@ def objective(
     config: TrainConfig,
     weights: Float[Array, " C"] | None,
 ) -> Float[Array, ""]:
-    """NLL(logits) + w sum_m NLL(logits_m)^p in nats.
+    """NLL(logits) + w sum_m NLL(logits_m)^p + u sum_m T^2 KL(logits / T | logits_m / T) in nats.
 
-    With w = .1 and p = 2 this is the published loss (arXiv:2603.25752, both factors of the square
-    differentiated).
+    With w = .1, p = 2 and u = 0 this is the published loss (arXiv:2603.25752, both factors of the
+    square differentiated); with w = u = 1 and p = 1 that of SDT (arXiv:2310.20494).
     """
     sums, total = terms(output, label, config, weights)
     return combined([each / jnp.maximum(total, TINY) for each in sums], config)
@@ -53,22 +54,35 @@ def terms(
     """What the objective is made of, to be added up over parts of a batch.
 
     Returns:
-      (sums over the labelled utterances, one for each NLL of the objective; what to divide them by)
+      (sums over the labelled utterances, one for each term of the objective: the NLL of the
+      decision, then those of the modalities, then their divergences, if these count; what to divide
+      them by)
     """
 
     def nll(logits: Array) -> tuple[Array, Array]:
         return summed_cross_entropy(logits, label, weights, config.label_smoothing)
 
     loss, total = nll(output.logits)
-    if config.auxiliary_weight == 0:
-        return [loss], total
-    modalities = range(output.modality_logits.shape[2])
-    return [loss, *(nll(output.modality_logits[:, :, m])[0] for m in modalities)], total
+    sums = [loss]
+    each = [output.modality_logits[:, :, m] for m in range(len(MODALITIES))]
+    if config.auxiliary_weight:
+        sums += [nll(logits)[0] for logits in each]
+    if config.distillation_weight:
+        sums += [
+            summed_distillation(
+                logits, output.logits, label, weights, config.distillation_temperature
+            )
+            for logits in each
+        ]
+    return sums, total
 
 
 def combined(means: Sequence[Array], config: TrainConfig) -> Array:
-    """The objective of the mean NLLs that `terms` lists."""
+    """The objective of the means of what `terms` lists."""
     loss, *others = means
-    for each in others:
+    count = len(MODALITIES) if config.auxiliary_weight else 0
+    for each in others[:count]:
         loss += config.auxiliary_weight * jnp.power(each, config.auxiliary_power)
+    for each in others[count:]:
+        loss += config.distillation_weight * each
     return loss

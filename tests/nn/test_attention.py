@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import scipy.special
 
-from emojax.nn.attention import Delta, DifferentialAttention, FeedForward, rotate
+from emojax.nn.attention import DifferentialAttention, FeedForward, rotate
+from emojax.nn.convolution import Delta
 from tests.ops import oracles
 
 B, L, D, H = 2, 6, 8, 2

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 from sklearn.utils.class_weight import compute_class_weight
 
 from emojax.config import TrainConfig
@@ -32,6 +33,27 @@ def nll(logits, weights, smoothing):
     return total / norm
 
 
+def divergence(temperature, weights):
+    """Sum over modalities of the mean T^2 KL(decision | modality)."""
+    there = LABEL >= 0
+    of_all = scipy.special.softmax(LOGITS[there].astype(np.float64) / temperature, axis=-1)
+    weight = np.ones(there.sum()) if weights is None else np.float64(weights)[LABEL[there]]
+    return sum(
+        temperature**2
+        * np.average(
+            scipy.stats.entropy(
+                of_all,
+                scipy.special.softmax(
+                    MODALITY_LOGITS[there][:, m].astype(np.float64) / temperature, axis=-1
+                ),
+                axis=-1,
+            ),
+            weights=weight,
+        )
+        for m in range(M)
+    )
+
+
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["plain", "class weights"])
 @pytest.mark.parametrize(
     "config",
@@ -39,13 +61,16 @@ def nll(logits, weights, smoothing):
         TrainConfig(auxiliary_weight=0.1, auxiliary_power=2),
         TrainConfig(auxiliary_weight=0.3, auxiliary_power=1, label_smoothing=0.2),
         TrainConfig(auxiliary_weight=0.0),
+        TrainConfig(auxiliary_weight=1.0, distillation_weight=1.0),
+        TrainConfig(distillation_weight=0.4, distillation_temperature=2.5),
     ],
-    ids=["published", "smoothed", "without auxiliary losses"],
+    ids=["published", "smoothed", "without auxiliary losses", "SDT", "distilled alone"],
 )
 def test_objective_is_the_sum_it_says(config, weights):
     each = [nll(MODALITY_LOGITS[:, :, m], weights, config.label_smoothing) for m in range(M)]
     wanted = nll(LOGITS, weights, config.label_smoothing)
     wanted += config.auxiliary_weight * sum(x**config.auxiliary_power for x in each)
+    wanted += config.distillation_weight * divergence(config.distillation_temperature, weights)
     weights = None if weights is None else jnp.asarray(weights)
     value = jax.jit(lambda o: objective(o, jnp.asarray(LABEL), config, weights))(
         Output(logits=jnp.asarray(LOGITS), modality_logits=jnp.asarray(MODALITY_LOGITS))
@@ -88,3 +113,19 @@ def test_a_class_that_training_never_shows_keeps_weight_1():
     np.testing.assert_allclose(ours, [8 / 12, 1, 2], rtol=1e-6)
     none = class_weights(TrainConfig(class_weights="balanced"), np.zeros(3, int))
     np.testing.assert_array_equal(none, 1)
+
+
+def test_the_decision_of_all_learns_nothing_from_the_modalities():
+    config = TrainConfig(distillation_weight=1.0)
+
+    def distilled(logits):
+        output = Output(logits=logits, modality_logits=jnp.asarray(MODALITY_LOGITS))
+        return objective(output, jnp.asarray(LABEL), config, None)
+
+    def alone(logits):
+        return objective(
+            Output(logits, logits[:, :, None]), jnp.asarray(LABEL), TrainConfig(), None
+        )
+
+    ours, theirs = (jax.grad(f)(jnp.asarray(LOGITS)) for f in (distilled, alone))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-7)
