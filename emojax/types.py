@@ -108,6 +108,7 @@ class Prediction:
       contribution: f32[L, M]; by how much the log probability of the decision falls when a
         modality of the conversation is hidden. A modality that argues against is negative.
       present, speaker, label, transcript: as in `Conversation`.
+      weights: f32[L, M]; how much each modality counts, where the model itself says so, else None.
     """
 
     id: str
@@ -117,3 +118,4 @@ class Prediction:
     speaker: np.ndarray
     label: np.ndarray
     transcript: tuple[str, ...]
+    weights: np.ndarray | None = None

@@ -115,13 +115,16 @@ def _check(prediction: Prediction, C: int, S: int | None) -> None:
         "label": (L,),
         "transcript": (L,),
     }
+    if prediction.weights is not None:
+        shapes["weights"] = (L, len(MODALITIES))
     for field, shape in shapes.items():
         value = getattr(prediction, field)
         found = (len(value),) if field == "transcript" else np.shape(value)
         if found != shape:
             refuse(field, f"has shape {found}, expected {shape}")
-    for field in ("probability", "contribution"):
-        if not np.isfinite(getattr(prediction, field)).all():
+    for field in ("probability", "contribution", "weights"):
+        value = getattr(prediction, field)
+        if value is not None and not np.isfinite(value).all():
             refuse(field, "holds values that are not finite")
     probability = np.asarray(prediction.probability, np.float64)
     if (probability < 0).any() or (abs(probability.sum(-1) - 1) > SUM_TOLERANCE).any():

@@ -84,6 +84,8 @@ def utterances(
     confidence = decision.confidence.round(DECIMALS).tolist()
     probability = np.asarray(prediction.probability, np.float64).round(DECIMALS).tolist()
     contribution = np.asarray(prediction.contribution, np.float64).round(DECIMALS).tolist()
+    weights = prediction.weights
+    given = [] if weights is None else np.asarray(weights, np.float64).round(DECIMALS).tolist()
     return [
         {
             "utterance": index + 1,
@@ -96,6 +98,7 @@ def utterances(
             "modality": MODALITIES[carried] if (carried := decision.modality[index]) >= 0 else None,
             "contributions": dict(zip(MODALITIES, contribution[index], strict=True)),
             "present": dict(zip(MODALITIES, map(bool, prediction.present[index]), strict=True)),
+            **({"weights": dict(zip(MODALITIES, given[index], strict=True))} if given else {}),
         }
         for index in range(len(prediction.label))
     ]

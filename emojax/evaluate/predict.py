@@ -20,11 +20,12 @@ from emojax.dist.rules import placement, replicated
 from emojax.nn.sharding import sharded
 from emojax.types import MODALITIES, Batch, Prediction
 
-Predict = Callable[[Any, Batch], tuple[Array, Array]]
+Predict = Callable[[Any, Batch], tuple[Array, Array, Array | None]]
 
 
 def make_predict(model: nn.Module, *, explain: bool = True, mesh: Mesh | None = None) -> Predict:
-    """The jitted (variables, batch) -> (log probability f32[B, L, C], contribution f32[B, L, M]).
+    """The jitted (variables, batch) -> (log probability f32[B, L, C], contribution f32[B, L, M],
+    weights f32[B, L, M] of a model that has them, else None).
 
     The contribution of a modality is measured, not read off the weights: hide it from the whole
     conversation and see by how much the log probability of the decision falls. Without `explain`
@@ -32,24 +33,24 @@ def make_predict(model: nn.Module, *, explain: bool = True, mesh: Mesh | None = 
     batch, and every device gets the whole result.
     """
 
-    def predict(variables: Any, batch: Batch) -> tuple[Array, Array]:
+    def predict(variables: Any, batch: Batch) -> tuple[Array, Array, Array | None]:
         with sharded(None if mesh is None else placement(mesh)):
             return whole_batch(variables, batch)
 
-    def whole_batch(variables: Any, batch: Batch) -> tuple[Array, Array]:
-        def log_probability(present: Array) -> Array:
+    def whole_batch(variables: Any, batch: Batch) -> tuple[Array, Array, Array | None]:
+        def look(present: Array) -> tuple[Array, Array | None]:
             output: Any = model.apply(variables, dataclasses.replace(batch, present=present))
-            return jax.nn.log_softmax(output.logits)
+            return jax.nn.log_softmax(output.logits), output.weights
 
-        whole = log_probability(batch.present)
+        whole, weights = look(batch.present)
         if not explain:
-            return whole, jnp.zeros((*whole.shape[:2], len(MODALITIES)))
+            return whole, jnp.zeros((*whole.shape[:2], len(MODALITIES))), weights
         decision = jax.nn.one_hot(whole.argmax(-1), whole.shape[-1])
         others = ~jnp.eye(len(MODALITIES), dtype=bool)
         # One modality at a time in a loop: memory for one more pass, not for three.
-        hidden = jax.lax.map(lambda keep: log_probability(batch.present & keep), others)
+        hidden = jax.lax.map(lambda keep: look(batch.present & keep)[0], others)
         falls = ((whole - hidden) * decision).sum(-1)
-        return whole, jnp.moveaxis(falls, 0, -1)
+        return whole, jnp.moveaxis(falls, 0, -1), weights
 
     result = None if mesh is None else replicated(mesh)
     return jax.jit(predict, out_shardings=result, compiler_options=compiler_options())
@@ -71,7 +72,7 @@ def predict_split(
     found: dict[int, Prediction] = {}
     for packed in batches.one_epoch():
         batch = put_batch(packed.batch, packed.held, len(packed.rows), mesh)
-        log_probability, contribution = jax.device_get(predict(variables, batch))
+        log_probability, contribution, weights = jax.device_get(predict(variables, batch))
         for index, row, columns in packed.members():
             conversation = batches.records[index]
             probability = np.exp(log_probability[row, columns].astype(np.float64))
@@ -83,6 +84,7 @@ def predict_split(
                 speaker=conversation.speaker,
                 label=conversation.label,
                 transcript=conversation.transcript,
+                weights=None if weights is None else weights[row, columns],
             )
         if advance is not None:
             advance(sum(map(len, packed.rows)))

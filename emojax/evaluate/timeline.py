@@ -53,17 +53,22 @@ def timeline(prediction: Prediction, labels: Sequence[str], speakers: Sequence[s
     """Draws a conversation from left to right, `PER_ROW` utterances a row, numbered from 1.
 
     Each row shows, top to bottom: a lane per speaker; the true and the predicted emotion, with a
-    heavy frame and a cross at a mistake; the confidence, hatched at a mistake; and each
-    modality's share of the |contributions|, hatched where it argues against the decision, with
-    the letter of the modality that carried it. Only the first `LONGEST` utterances are drawn;
-    the title says so.
+    heavy frame and a cross at a mistake; the confidence, hatched at a mistake; the weights of
+    the modalities, of a model that has them; and each modality's share of the |contributions|,
+    hatched where it argues against the decision, with the letter of the modality that carried
+    it. Only the first `LONGEST` utterances are drawn; the title says so.
     """
     L = min(len(prediction.label), LONGEST)
     rows = -(-L // PER_ROW)
     per_row = -(-L // rows)
     drawing = _Drawing.of(prediction, labels, speakers)
     above = len(drawing.lanes) * LANE + 2 * CELL_ROW + MARK_ROW
-    row_height = above + 2 * (GAP + BARS) + 0.55
+    parts = {"emotions": (above, lambda axes, shown: drawing.emotions(axes, shown, above))}
+    parts["confidence"] = (BARS, drawing.confidence)
+    if prediction.weights is not None:
+        parts["weights"] = (BARS, drawing.weights)
+    parts["modality"] = (BARS, drawing.modality)
+    row_height = above + (len(parts) - 1) * (GAP + BARS) + 0.55
     left, right = 1.75, 0.25
     columns = max(per_row, 10)
     width = max(left + right + CELL * columns, 8.5)
@@ -77,8 +82,7 @@ def timeline(prediction: Prediction, labels: Sequence[str], speakers: Sequence[s
             first = row * per_row
             shown = range(first, min(first + per_row, L))
             top = height - head - row * row_height
-            panels = []
-            for name, size in (("emotions", above), ("confidence", BARS), ("modality", BARS)):
+            for name, (size, draw) in parts.items():
                 box = (left, top - size, width - left - right, size)
                 scale = (width, height, width, height)
                 area = [part / whole for part, whole in zip(box, scale, strict=True)]
@@ -86,11 +90,8 @@ def timeline(prediction: Prediction, labels: Sequence[str], speakers: Sequence[s
                 axes.set_xlim(first + 0.5, first + 0.5 + columns)
                 axes.set_xticks([])
                 axes.spines[:].set_visible(False)
-                panels.append(axes)
+                draw(axes, shown)
                 top -= size + GAP
-            drawing.emotions(panels[0], shown, above)
-            drawing.confidence(panels[1], shown)
-            drawing.modality(panels[2], shown)
     return figure
 
 
@@ -182,6 +183,19 @@ class _Drawing:
         axes.set_yticks([0, 0.5, 1], ["0", "", "100 %"], fontsize=7.5)
         axes.spines["left"].set_visible(True)
         _row_name(axes, "confidence", left=0.45)
+
+    def weights(self, axes: Axes, shown: range) -> None:
+        x, bottom = np.array(shown) + 1, np.zeros(len(shown))
+        weights = np.asarray(self.prediction.weights)[shown.start : shown.stop]
+        for m, colour in enumerate(MODALITY_COLOURS):
+            axes.bar(
+                x, weights[:, m], 0.72, bottom, color=colour, edgecolor="white", linewidth=0.5,
+                label=MODALITIES[m],
+            )  # fmt: skip
+            bottom = bottom + weights[:, m]
+        axes.set_ylim(0, 1)
+        axes.set_yticks([])
+        _row_name(axes, "weights")
 
     def modality(self, axes: Axes, shown: range) -> None:
         x = np.array(shown) + 1

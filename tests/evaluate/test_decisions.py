@@ -34,6 +34,8 @@ def test_decisions_take_the_first_of_equals_and_only_present_modalities():
         ("probability", np.array([[1.5, -0.5, 0, 0]] * 3)),
         ("contribution", np.full((3, 3), np.inf)),
         ("contribution", np.zeros((3, 2))),
+        ("weights", np.ones((3, 2))),
+        ("weights", np.full((3, 3), np.nan)),
         ("present", np.ones((2, 3), bool)),
         ("label", np.array([0, 4, 1])),
         ("label", np.array([0, -2, 1])),

@@ -129,3 +129,15 @@ def test_files_are_as_readable_as_any_made_here(tmp_path):
     plain.touch()
     written = write_atomically(tmp_path / "written", b"")
     assert stat.S_IMODE(written.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+def test_weights_are_written_where_a_model_has_them(tmp_path):
+    prediction = predict([0, 1], np.full((2, len(LABELS)), 0.25))
+    plain = read_jsonl(write_predictions(tmp_path, [prediction], LABELS, SPEAKERS)[0])
+    assert "weights" not in plain[0]["utterances"][0]
+    weights = np.array([[0.2, 0.8, 0.0], [1 / 3, 1 / 3, 1 / 3]])
+    weighed = dataclasses.replace(prediction, weights=weights)
+    (found,) = read_jsonl(write_predictions(tmp_path, [weighed], LABELS, SPEAKERS)[0])
+    for entry, wanted in zip(found["utterances"], weights, strict=True):
+        assert list(entry["weights"]) == list(MODALITIES)
+        np.testing.assert_allclose(list(entry["weights"].values()), wanted, atol=5e-7)

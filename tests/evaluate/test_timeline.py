@@ -146,3 +146,16 @@ def _overlap(a, b):
 )
 def test_abbreviations_tell_labels_apart(labels, expected):
     assert abbreviations(labels) == expected
+
+
+def test_weights_of_a_model_that_has_them_are_stacked():
+    prediction = conversation(PER_ROW + 3)
+    assert not panels(timeline(prediction, LABELS, SPEAKERS), "weights")
+    weights = np.random.default_rng(0).dirichlet(np.ones(3), len(prediction.label))
+    weighed = dataclasses.replace(prediction, weights=weights)
+    drawn = np.zeros_like(weights)
+    for axes in panels(timeline(weighed, LABELS, SPEAKERS), "weights"):
+        for modality, bars in enumerate(axes.containers):
+            for bar in bars:
+                drawn[round(bar.get_x() + bar.get_width() / 2) - 1, modality] = bar.get_height()
+    np.testing.assert_allclose(drawn, weights)
