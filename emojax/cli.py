@@ -348,7 +348,7 @@ def _open_after(options: argparse.Namespace, given: Config) -> Run:
 def _evaluate(options: argparse.Namespace) -> int:
     from emojax.train.evaluation import evaluate_run
 
-    paths = evaluate_run(options.run_folder, test=not options.no_test)
+    paths = evaluate_run(options.run_folder, test=not options.no_test).paths
     content = json.loads(paths["json"].read_text(encoding="utf-8"))
     for line in _headline(content):
         print(line)

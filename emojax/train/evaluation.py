@@ -65,8 +65,25 @@ def best_variables(
     return variables, notes["record"]
 
 
-def evaluate_run(folder: Path, *, test: bool = True) -> dict[str, Path]:
-    """Write the report of a run under `folder/report`; returns the paths of its files.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluated:
+    """What was found of a run, and the report that says it.
+
+    Attributes:
+      paths: of the report's files, by name.
+      splits: predictions of the selected epoch, by split.
+      labels: names of the classes.
+      provenance: as in the report.
+    """
+
+    paths: dict[str, Path]
+    splits: dict[str, list[Prediction]]
+    labels: tuple[str, ...]
+    provenance: dict[str, Any]
+
+
+def evaluate_run(folder: Path, *, test: bool = True) -> Evaluated:
+    """Write the report of a run under `folder/report`.
 
     The variables are those of the epoch that validation chose; only then is the test split read,
     and how often it was read is counted in `test_reads.json` and said in the report.
@@ -94,6 +111,7 @@ def evaluate_run(folder: Path, *, test: bool = True) -> dict[str, Path]:
         progress = series.notes() or {}
     counts = run.corpus.statistics.label_counts
     metric = run.config.train.select
+    provenance = _provenance(run, variables, progress)
     report = Report(
         name=f"{run.config.model.name} on {run.corpus.signature.name}",
         labels=run.corpus.signature.labels,
@@ -108,12 +126,13 @@ def evaluate_run(folder: Path, *, test: bool = True) -> dict[str, Path]:
             "metric": metric, "epoch": _from_one(record)["epoch"], "step": record["step"],
             "value": record["validation"][metric],
         },
-        provenance=_provenance(run, variables, progress),
+        provenance=provenance,
         reference=reference(run, splits.get("test"), int(counts.argmax())),
         skipped=[str(error) for error in run.corpus.skipped],
         majority_label=int(counts.argmax()),
     )  # fmt: skip
-    return write_report(folder / "report", report)
+    paths = write_report(folder / "report", report)
+    return Evaluated(paths, splits, run.corpus.signature.labels, provenance)
 
 
 def _provenance(run: Run, variables: Any, progress: Mapping[str, Any]) -> dict[str, Any]:

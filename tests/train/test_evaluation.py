@@ -38,7 +38,7 @@ def run(tiny_run: TinyRun, tmp_path: Path) -> Run:
 
 
 def report_of(run: Run, **options) -> dict:
-    paths = evaluate_run(run.folder, **options)
+    paths = evaluate_run(run.folder, **options).paths
     assert paths["json"] == run.folder / "report" / "report.json"
     return json.loads(paths["json"].read_text("utf-8"))
 

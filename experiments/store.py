@@ -1,0 +1,116 @@
+"""Results of studies: one line of JSON for each run, appended and never changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emojax.errors import DataError
+from emojax.types import Prediction
+
+METRICS = ("accuracy", "weighted_f1", "macro_f1", "nll", "brier", "ece")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Result:
+    """A finished run.
+
+    Attributes:
+      variant: its name in the study.
+      seed: of the training.
+      config: digest of the whole config, seed included.
+      corpus: hash of the test split's content.
+      commit: of the code, with "+" where the working tree had changes; "" outside of git.
+      scores: by split ("validation", "test"), then by metric.
+      seconds: of training.
+      parameters: how many numbers were trained.
+      label, predicted: by test dialogue, of each utterance; label -1 is unlabelled.
+      probability: of the predicted class.
+    """
+
+    variant: str
+    seed: int
+    config: str
+    corpus: str
+    commit: str
+    scores: dict[str, dict[str, float]]
+    seconds: float
+    parameters: int
+    label: dict[str, list[int]]
+    predicted: dict[str, list[int]]
+    probability: dict[str, list[float]]
+
+    def right(self) -> np.ndarray:
+        """bool[N] of the labelled utterances, dialogues in the order of their names."""
+        parts = [
+            (np.array(self.label[d]) == np.array(self.predicted[d]))[np.array(self.label[d]) >= 0]
+            for d in sorted(self.label)
+        ]
+        return np.concatenate(parts)
+
+
+def dialogues(predictions: Sequence[Prediction]) -> dict[str, dict[str, list[Any]]]:
+    """The last three fields of a `Result`."""
+    return {
+        "label": {p.id: p.label.tolist() for p in predictions},
+        "predicted": {p.id: p.probability.argmax(-1).tolist() for p in predictions},
+        "probability": {p.id: p.probability.max(-1).round(5).tolist() for p in predictions},
+    }
+
+
+class Store:
+    """A file of results; opened again it knows what it holds.
+
+    A line that was cut short by a crash is dropped, any other damage is an error.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.results: list[Result] = []
+        if not path.exists():
+            return
+        text = path.read_text(encoding="utf-8")
+        *lines, rest = text.split("\n")
+        for number, line in enumerate(lines, start=1):
+            try:
+                self.results.append(Result(**json.loads(line)))
+            except (ValueError, TypeError) as error:
+                raise DataError(f"line {number} is no result: {error}", file=path) from error
+        if rest:
+            with path.open("r+", encoding="utf-8") as file:
+                file.truncate(len("".join(f"{line}\n" for line in lines).encode()))
+
+    def find(self, config: str) -> Result | None:
+        """The result of that config, if it is there."""
+        return next((each for each in self.results if each.config == config), None)
+
+    def append(self, result: Result) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dataclasses.asdict(result)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.results.append(result)
+
+
+def commit() -> str:
+    """See `Result.commit`."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""

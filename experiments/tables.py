@@ -1,0 +1,182 @@
+"""What a study found: tables and a plot, from its results alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from emojax.errors import DataError
+from emojax.evaluate.bootstrap import draw
+from emojax.evaluate.significance import bootstrap_p, holm, mcnemar
+from experiments.store import METRICS, Result
+
+RESAMPLES = 2000
+LEVEL = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A variant against the reference.
+
+    Attributes:
+      seeds: how many runs there are.
+      mean, deviation: of each test metric over seeds; the deviation of one run is NaN.
+      difference, low, high: accuracy minus the reference's, mean over the seeds that both have,
+        and its interval over dialogues; NaN for the reference.
+      p_bootstrap, p_mcnemar: of that difference, corrected by Holm over the table.
+    """
+
+    variant: str
+    seeds: int
+    parameters: int
+    seconds: float
+    mean: Mapping[str, float]
+    deviation: Mapping[str, float]
+    difference: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    p_bootstrap: float = np.nan
+    p_mcnemar: float = np.nan
+
+
+def compare(results: Sequence[Result], order: Sequence[str], reference: str) -> list[Row]:
+    """A row for each variant that has results, in the given order.
+
+    Raises:
+      DataError: results are of different test splits.
+    """
+    runs = {name: {r.seed: r for r in results if r.variant == name} for name in order}
+    runs = {name: found for name, found in runs.items() if found}
+    if len({r.corpus for found in runs.values() for r in found.values()}) > 1:
+        raise DataError("the results are of different test splits and cannot stand in one table")
+    rows = [_summary(name, list(found.values())) for name, found in runs.items()]
+    if reference not in runs:
+        return rows
+    others = [row.variant for row in rows if row.variant != reference]
+    tests = {}
+    for name in others:
+        seeds = sorted(runs[name].keys() & runs[reference].keys())
+        if seeds:
+            ours, theirs = ([runs[n][seed] for seed in seeds] for n in (name, reference))
+            tests[name] = _paired(ours, theirs)
+    by_bootstrap = holm([test["p_bootstrap"] for test in tests.values()])
+    by_mcnemar = holm([test["p_mcnemar"] for test in tests.values()])
+    for test, b, m in zip(tests.values(), by_bootstrap, by_mcnemar, strict=True):
+        test |= {"p_bootstrap": b, "p_mcnemar": m}
+    return [dataclasses.replace(row, **tests.get(row.variant, {})) for row in rows]
+
+
+def _summary(name: str, found: Sequence[Result]) -> Row:
+    values = {m: [each.scores["test"][m] for each in found] for m in METRICS}
+    return Row(
+        variant=name, seeds=len(found), parameters=found[0].parameters,
+        seconds=float(np.mean([each.seconds for each in found])),
+        mean={m: float(np.mean(v)) for m, v in values.items()},
+        deviation={m: float(np.std(v, ddof=1)) if len(v) > 1 else np.nan
+                   for m, v in values.items()},
+    )  # fmt: skip
+
+
+def _paired(ours: Sequence[Result], theirs: Sequence[Result]) -> dict[str, float]:
+    """Of two variants with the same seeds."""
+    count = np.array([sum(y >= 0 for y in ours[0].label[d]) for d in sorted(ours[0].label)])
+    gain = np.mean([_hits(a) - _hits(b) for a, b in zip(ours, theirs, strict=True)], axis=0)
+    drawn = draw(len(count), RESAMPLES, seed=0)
+    samples = gain[drawn].sum(1) / count[drawn].sum(1)
+    tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+    low, high = np.quantile(samples, tails)
+    # What most seeds have right: one decision for each utterance, as the test wants it.
+    most = [np.mean([each.right() for each in several], axis=0) > 0.5 for several in (ours, theirs)]
+    return {
+        "difference": float(gain.sum() / count.sum()), "low": float(low), "high": float(high),
+        "p_bootstrap": bootstrap_p(samples), "p_mcnemar": mcnemar(*most),
+    }  # fmt: skip
+
+
+def _hits(result: Result) -> np.ndarray:
+    """f64[N] utterances that are right, by dialogue in the order of their names."""
+    return np.array([
+        sum(y == z for y, z in zip(result.label[d], result.predicted[d], strict=True) if y >= 0)
+        for d in sorted(result.label)
+    ], float)  # fmt: skip
+
+
+def _spread(row: Row, metric: str, scale: float = 100) -> str:
+    mean, deviation = scale * row.mean[metric], scale * row.deviation[metric]
+    digits = 1 if scale == 100 else 3
+    return f"{mean:.{digits}f}" + ("" if np.isnan(deviation) else f" ± {deviation:.{digits}f}")
+
+
+def _p(value: float) -> str:
+    return "–" if np.isnan(value) else "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0")
+
+
+HEADER = (
+    "variant", "seeds", "parameters", "accuracy, %", "weighted F1, %", "macro F1, %", "NLL, nats",
+    "ECE, %", "difference in accuracy, %", "p (bootstrap)", "p (McNemar)", "training, s",
+)  # fmt: skip
+
+
+def cells(rows: Sequence[Row]) -> list[list[str]]:
+    """The table's texts, the best accuracy first."""
+    ranked = sorted(rows, key=lambda row: -row.mean["accuracy"])
+    return [
+        [
+            row.variant, str(row.seeds), f"{row.parameters:,}",
+            *(_spread(row, m) for m in ("accuracy", "weighted_f1", "macro_f1")),
+            _spread(row, "nll", 1), _spread(row, "ece"),
+            "reference" if np.isnan(row.difference)
+            else f"{100 * row.difference:+.1f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}]",
+            _p(row.p_bootstrap), _p(row.p_mcnemar), f"{row.seconds:.0f}",
+        ]
+        for row in ranked
+    ]  # fmt: skip
+
+
+NOTE = (
+    "Test scores of the epochs that validation chose, mean ± sample deviation over seeds, none "
+    f"dropped. Differences are to the reference, paired by seed, with {LEVEL:.0%} intervals of "
+    f"{RESAMPLES} resamples of dialogues; p values are corrected by Holm over the table. McNemar "
+    "compares what most seeds decide, and takes utterances to be independent."
+)
+
+
+def markdown(rows: Sequence[Row], title: str) -> str:
+    lines = [f"# {title}", "", " | ".join(["", *HEADER, ""]).strip(),
+             "|" + "---|" * len(HEADER)]  # fmt: skip
+    lines += ["| " + " | ".join(row) + " |" for row in cells(rows)]
+    return "\n".join([*lines, "", NOTE, ""])
+
+
+def latex(rows: Sequence[Row], title: str) -> str:
+    """A booktabs table."""
+    escape = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "±": r"$\pm$", "<": "$<$"})
+    body = [" & ".join(cell.translate(escape) for cell in row) + r" \\" for row in cells(rows)]
+    head = " & ".join(name.translate(escape) for name in HEADER) + r" \\"
+    return "\n".join([
+        r"\begin{tabular}{l" + "r" * (len(HEADER) - 1) + "}", r"\toprule", head, r"\midrule",
+        *body, r"\bottomrule", r"\end{tabular}", f"% {title}. {NOTE}", "",
+    ])  # fmt: skip
+
+
+def plot(rows: Sequence[Row], results: Sequence[Result], path: Path, title: str) -> None:
+    """Accuracy of every seed and its mean, the best variant on top."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    ranked = sorted(rows, key=lambda row: row.mean["accuracy"])
+    figure, axes = plt.subplots(figsize=(7, 1.2 + 0.3 * len(ranked)), layout="constrained")
+    for y, row in enumerate(ranked):
+        each = [100 * r.scores["test"]["accuracy"] for r in results if r.variant == row.variant]
+        axes.plot(each, [y] * len(each), "o", color="#7f7f7f", markersize=4, alpha=0.6)
+        axes.plot(100 * row.mean["accuracy"], y, "|", color="black", markersize=16, mew=2)
+    axes.set_yticks(range(len(ranked)), [row.variant for row in ranked])
+    axes.set(xlabel="test accuracy, % (a dot a seed, a line the mean)", title=title)
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
