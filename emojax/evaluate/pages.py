@@ -208,7 +208,24 @@ def protocol(content: Mapping[str, Any]) -> list[str]:
         f"ECE is over {content['protocol']['calibration_bins']} equal-width bins of confidence. "
         "It is biased upwards in small samples and more so in resamples, so its interval may lie "
         "above its value.",
+        *_batch_mates(content["protocol"]["batch_mates"]),
         f"Conversations set aside before training: {content['skipped']['count']}.",
+    ]
+
+
+def _batch_mates(found: Mapping[str, Any] | None) -> list[str]:
+    """What was measured of a model's dependence on its batch, as a sentence."""
+    if found is None:
+        return []
+    measured = (
+        f"by at most {found['largest']:.1e} when nothing else is in the batch "
+        f"({found['conversations']} conversations measured)"
+    )
+    if found["invariant"]:
+        return [f"Batch mates do not matter: probabilities of a conversation change {measured}."]
+    return [
+        f"BATCH MATES MATTER: probabilities of a conversation change {measured}. These scores "
+        "depend on how conversations happened to be batched."
     ]
 
 

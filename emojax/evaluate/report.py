@@ -41,6 +41,7 @@ class Report:
         weighted_f1, macro_f1, nll}, learning_rate, seconds.
       selection: rule (a sentence), metric (a key of `validation`), epoch, step, value.
       provenance: seed, config, hashes, versions, devices, parameters, wall time, memory, ...
+      batch_mates: what `invariance.batch_mates` found (conversations, largest, invariant), or None.
       reference: what can be reached at most, where it is known: bayes_accuracy,
         majority_accuracy, reached (share of the way between them), text.
       skipped: conversations set aside before training, with their reasons.
@@ -56,6 +57,7 @@ class Report:
     history: Sequence[Mapping[str, Any]]
     selection: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    batch_mates: Mapping[str, Any] | None = None
     reference: Mapping[str, Any] | None = None
     skipped: Sequence[str] = ()
     majority_label: int | None = None
@@ -148,6 +150,7 @@ def _content(
                     "seed": report.bootstrap_seed,
                 },
                 "calibration_bins": BINS,
+                "batch_mates": report.batch_mates,
             },
             "splits": {
                 split: _split(report, scores, intervals)

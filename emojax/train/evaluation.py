@@ -25,6 +25,7 @@ from emojax.dist.mesh import build_mesh, mesh_here
 from emojax.dist.rules import tree_shardings
 from emojax.errors import CheckpointError, DataError
 from emojax.evaluate.files import write_atomically
+from emojax.evaluate.invariance import batch_mates
 from emojax.evaluate.metrics import score
 from emojax.evaluate.predict import make_predict, predict_split
 from emojax.nn.sharding import named_axes
@@ -112,6 +113,7 @@ def evaluate_run(folder: Path, *, test: bool = True) -> Evaluated:
     counts = run.corpus.statistics.label_counts
     metric = run.config.train.select
     provenance = _provenance(run, variables, progress)
+    mates = batch_mates(predict, variables, run.batches("validation", mesh=mesh), mesh)
     report = Report(
         name=f"{run.config.model.name} on {run.corpus.signature.name}",
         labels=run.corpus.signature.labels,
@@ -127,6 +129,7 @@ def evaluate_run(folder: Path, *, test: bool = True) -> Evaluated:
             "value": record["validation"][metric],
         },
         provenance=provenance,
+        batch_mates=None if mates is None else mates.to_dict(),
         reference=reference(run, splits.get("test"), int(counts.argmax())),
         skipped=[str(error) for error in run.corpus.skipped],
         majority_label=int(counts.argmax()),

@@ -328,3 +328,18 @@ def test_a_browser_shows_the_page_on_a_phone_and_runs_nothing(fixture, browse, r
     assert seen["title"] == (" ".join(ATTACK.split()) if fixture == "hostile" else "ReDiFu, seed 3")
     assert seen["images"] == [True] * 4
     assert seen["wide"] <= 390
+
+
+@pytest.mark.parametrize(
+    ("invariant", "words"), [(True, "do not matter"), (False, "BATCH MATES MATTER")]
+)
+def test_what_was_measured_of_batch_mates_is_said(tmp_path, invariant, words):
+    found = {"conversations": 8, "largest": 0.25, "invariant": invariant}
+    paths = write_report(tmp_path, make_report(batch_mates=found))
+    assert json.loads(paths["json"].read_text())["protocol"]["batch_mates"] == found
+    for page in ("html", "markdown"):
+        text = paths[page].read_text()
+        assert words in text
+        assert "2.5e-01 when nothing else is in the batch (8 conversations" in text.replace(
+            "\\", ""
+        )
