@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from emojax.nn.layers import dense
+from emojax.nn.sharding import over_shards
 
 
 class Recurrent(nn.Module):
@@ -39,33 +41,39 @@ class Recurrent(nn.Module):
     def walk(self, x: Array, segment: Array, features: int, way: str) -> Array:
         gates = {"lstm": 4, "gru": 3}[self.cell]
         # All columns at once: only what depends on the state is left to the walk.
-        inputs = dense(gates * features, self.dtype, f"{way}_input")(x).astype(jnp.float32)
+        inputs = dense(gates * features, self.dtype, f"{way}_gates")(x).astype(jnp.float32)
         kernel = self.param(
             f"{way}_state", nn.initializers.orthogonal(), (features, gates * features), jnp.float32
         )
         edge = segment[:, 1:] != segment[:, :-1]
         ends = ((0, 0), (1, 0)) if way == "forward" else ((0, 0), (0, 1))
         fresh = jnp.pad(edge, ends, constant_values=True)
+        # On each device's rows: the kernel's gradient is then added up once, and not at every step.
+        rows = ("batch", None, None)
+        over = over_shards(self.scan(way), (rows, rows[:2], (None, None)), rows)
+        return over(inputs, fresh, kernel).astype(self.dtype)
+
+    def scan(self, way: str) -> Callable[[Array, Array, Array], Array]:
         step = {"lstm": _lstm, "gru": _gru}[self.cell]
 
-        def move(state: tuple[Array, ...], given: tuple[Array, Array]) -> Any:
-            own, new = given
-            state = tuple(jnp.where(new[:, None], 0, y) for y in state)
+        def product(h: Array, kernel: Array) -> Array:
+            h, kernel = h.astype(self.dtype), kernel.astype(self.dtype)
+            return jnp.matmul(h, kernel, preferred_element_type=jnp.float32)
 
-            def product(h: Array, kernel: Array) -> Array:
-                return jnp.matmul(
-                    h.astype(self.dtype), kernel.astype(self.dtype),
-                    preferred_element_type=jnp.float32,
-                )  # fmt: skip
+        def states(inputs: Array, fresh: Array, kernel: Array) -> Array:
+            def move(state: tuple[Array, ...], given: tuple[Array, Array]) -> Any:
+                own, new = given
+                state = tuple(jnp.where(new[:, None], 0, y) for y in state)
+                state = step(own, state, kernel, product)
+                return state, state[0]
 
-            state = step(own, state, kernel, product)
-            return state, state[0]
+            zeros = jnp.zeros((inputs.shape[0], kernel.shape[0]), jnp.float32)
+            start = (zeros, zeros) if self.cell == "lstm" else (zeros,)
+            along = jax.tree.map(lambda y: jnp.swapaxes(y, 0, 1), (inputs, fresh))
+            _, found = jax.lax.scan(move, start, along, reverse=way == "backward")
+            return jnp.swapaxes(found, 0, 1)
 
-        zeros = jnp.zeros((x.shape[0], features), jnp.float32)
-        start = (zeros, zeros) if self.cell == "lstm" else (zeros,)
-        along = jax.tree.map(lambda y: jnp.swapaxes(y, 0, 1), (inputs, fresh))
-        _, found = jax.lax.scan(move, start, along, reverse=way == "backward")
-        return jnp.swapaxes(found, 0, 1).astype(self.dtype)
+        return states
 
 
 def _lstm(own: Array, state: tuple[Array, ...], kernel: Array, product: Any) -> tuple[Array, ...]:

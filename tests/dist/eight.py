@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from emojax.config import MeshConfig, ModelConfig, RedifuAuthorsConfig, RedifuConfig, TrainConfig
+from emojax.config import MODELS, MeshConfig, ModelConfig, RedifuAuthorsConfig, RedifuConfig, TrainConfig
 from emojax.data.packing import BatchPlan
 from emojax.data.pipeline import collate
 from emojax.dist.collectives import collectives, summary
@@ -37,6 +37,7 @@ REDIFU = RedifuConfig(
     speaker_embedding=True,
 )  # fmt: skip
 V2 = dataclasses.replace(REDIFU, attention="v2", causal=True, cross_modal="utterance")
+GRAPH = MODELS["dialogue_gcn"](width=32, window=2)
 AUTHORS = RedifuAuthorsConfig(width=16, heads=4, window=3, dropout=0.3)
 TRAIN = TrainConfig(
     learning_rate=0.003, ema_decay=0.9, weight_decay=0.1, auxiliary_weight=0.3, auxiliary_power=2
@@ -62,6 +63,7 @@ CASES = {
     "data sequence model, v2": Case(MeshConfig(sequence=2, model=2), V2),
     "fsdp sequence model": Case(MeshConfig(fsdp=2, sequence=2, model=2)),
     "data fsdp, redifu_authors": Case(MeshConfig(fsdp=4), AUTHORS),
+    "data fsdp, dialogue_gcn": Case(MeshConfig(fsdp=4), GRAPH),
 }
 
 

@@ -48,7 +48,7 @@ def test_each_conversation_is_walked_through_alone(cell, causal):
             wanted = []
             for way in ("forward",) if causal else ("forward", "backward"):
                 step = 1 if way == "forward" else -1
-                affine = params[f"{way}_input"]
+                affine = params[f"{way}_gates"]
                 states = walked(
                     cell, x[row, where].astype(np.float64)[::step], affine["kernel"],
                     affine["bias"], params[f"{way}_state"],
