@@ -34,7 +34,7 @@ from emojax.train.log import MetricLog, NoLog, Watch
 from emojax.train.objective import class_weights
 from emojax.train.optimiser import build_optimiser, build_schedule
 from emojax.train.profile import Profiler
-from emojax.train.run import Run
+from emojax.train.run import Run, alone
 from emojax.train.step import NEVER, TrainState, make_initial_state, make_train_step
 from emojax.types import Batch
 
@@ -92,11 +92,14 @@ def train(
         is left.
       CheckpointError: a checkpoint or the log cannot be written, or all checkpoints are damaged.
       Interrupted: SIGTERM arrived; everything was saved.
+      ConfigError: another process trains in the run's folder.
     """
     started = time.monotonic()
     return_memory_after_compiling()
     with contextlib.ExitStack() as stack:
         sigterm = stack.enter_context(_Sigterm())
+        if processes.first():
+            stack.enter_context(alone(run.folder))
         config = run.config.train
         mesh = mesh_here(run.config.mesh)
         training = run.batches("train", training=True, mesh=mesh)

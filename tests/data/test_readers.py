@@ -433,3 +433,13 @@ def test_hashed_ngrams_are_signed_counts_of_length_one():
 def test_repair_leaves_sound_text_alone():
     sound = "“Café” – naïve… l’été, 5 €, Ärger"
     assert repair(sound) == sound
+
+
+def test_json_lines_are_told_what_they_are_for(tmp_path):
+    path = tmp_path / "conversations.jsonl"
+    path.write_text('\n {"id": "a", "utterances": []}\n')
+    with pytest.raises(
+        DataError, match=r"emojax predict RUN FILE.*no splits to train on"
+    ) as caught:
+        read_corpus(path)
+    assert str(path) in str(caught.value)

@@ -10,7 +10,7 @@ import pytest
 
 from emojax.data.prepare import open_prepared
 from emojax.errors import CheckpointError, ConfigError, DataError
-from emojax.train.run import create_run, open_run, read_run
+from emojax.train.run import alone, create_run, open_run, read_run
 from tests.train.runs import VARIANTS, cli, cli_until, complete, config, outcome, settings
 
 
@@ -139,3 +139,14 @@ def test_a_corpus_that_is_gone_or_another(corpus, tmp_path):
     file.write_text(json.dumps(content))
     with pytest.raises(DataError, match="no prepared corpus here"):
         open_run(tmp_path / "run")
+
+
+def test_two_processes_do_not_train_in_one_folder(corpus, tmp_path):
+    run = create_run(tmp_path / "run", config(corpus))
+    with alone(run.folder):
+        done = cli("train", "--out", run.folder, "--resume")
+        assert done.returncode == 1
+        assert f"error: {run.folder} is being trained by another process" in done.stderr
+    assert not complete(run.last)
+    with alone(run.folder):
+        pass

@@ -49,12 +49,27 @@ def read_corpus(source: str | Path | SimulatorConfig, *, skip_bad: bool = False)
     path = _existing(source)
     if path.is_dir():
         return _folder_reader(path).read(path, skip_bad=skip_bad)
+    _refuse_json(path)
     content = safe_pickle.load(path)
     for module in _PICKLES:
         corpus = module.read(content, path, skip_bad=skip_bad)
         if corpus is not None:
             return corpus
     raise DataError(f"a pickle of an unknown layout ({_describe(content)})", file=path, fix=_KNOWN)
+
+
+def _refuse_json(path: Path) -> None:
+    """A brace begins no pickle, but every file of JSON lines that `emojax predict` takes."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64).lstrip()
+    except OSError:
+        return  # whoever reads it says why it cannot
+    if start.startswith(b"{"):
+        raise DataError(
+            "JSON lines hold conversations to predict (`emojax predict RUN FILE`); they have no "
+            "splits to train on", file=path, fix=_KNOWN,
+        )  # fmt: skip
 
 
 def fingerprint(source: str | Path | SimulatorConfig) -> str:
