@@ -94,13 +94,22 @@ def losing_nobody() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if alone() or "RESOURCE_EXHAUSTED" in str(error):
-            raise
-        reason = " ".join(str(error).split())[:300]
-        raise ProcessError(
-            f"another process of this run ended or cannot be reached ({reason}). Start all of them "
-            "again with --resume"
-        ) from error
+        if found := loss(error):
+            raise found from error
+        raise
+
+
+def loss(error: BaseException | None) -> ProcessError | None:
+    """That another process is gone, if an error of the runtime says so or came of one that does."""
+    while error is not None and not alone():
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            reason = " ".join(str(error).split())[:300]
+            return ProcessError(
+                f"another process of this run ended or cannot be reached ({reason}). Start all of "
+                "them again with --resume"
+            )
+        error = error.__cause__ or error.__context__
+    return None
 
 
 class Agreement:

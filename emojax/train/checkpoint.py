@@ -23,7 +23,7 @@ from jax import Array
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from emojax.dist.processes import all_agree, first, together
+from emojax.dist.processes import all_agree, first, loss, together
 from emojax.errors import CheckpointError
 from emojax.train.abandoned import hush
 
@@ -215,6 +215,9 @@ class Checkpoints:
         except CheckpointError:
             raise
         except Exception as error:  # OSError, tensorstore's ValueError, errors of saving threads
+            # A save among processes waits for all of them.
+            if found := loss(error):
+                raise found from error
             kept = "none yet"
             with contextlib.suppress(Exception):
                 kept = ", ".join(map(str, self.steps())) or kept

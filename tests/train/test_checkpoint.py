@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emojax.errors import CheckpointError
+from emojax.dist import processes
+from emojax.errors import CheckpointError, ProcessError
 from emojax.train.checkpoint import Checkpoints, _fingerprint
 from tests.train.runs import bits, complete, environment
 
@@ -266,3 +268,20 @@ def test_killed_at_every_file_operation_of_a_save(tmp_path):
         series.close()
         assert complete(tmp_path / turn) == [4]
     assert reached >= {(2, 1), (2, 2), (3, 2), (3, 3)}
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_process_lost_while_saving_is_no_fault_of_the_disk(tmp_path, monkeypatch, wrapped):
+    problem = jax.errors.JaxRuntimeError("ABORTED: CoordinationServiceError=''")
+    cause = ValueError("a saving thread failed") if wrapped else problem
+    if wrapped:
+        cause.__cause__ = problem
+    with contextlib.closing(Checkpoints(tmp_path / "last", keep=2)) as series:
+        for alone, kind, words in (
+            (False, ProcessError, "another process of this run ended .*again with --resume"),
+            (True, CheckpointError, "Make room or choose another folder"),
+        ):
+            monkeypatch.setattr(processes, "alone", lambda alone=alone: alone)
+            with pytest.raises(kind, match=words), series._explained("cannot be written"):
+                raise cause
+            monkeypatch.undo()
