@@ -7,9 +7,9 @@ Every registered model at its default size with the default training. `redifu_au
 padded batches, at a width and with a rate at which it trains on the embedded corpus at all; the
 published size is far larger than this corpus deserves.
 
-Cost on two cores with the embedded corpus: half a minute to two minutes a run, so 15 models and ten
-seeds take about two hours. Expected: models that look at the conversation ahead of those that look
-at each utterance alone, `redifu` first.
+Cost on two cores with the embedded corpus: a quarter to a whole minute a run, three for `mult` and
+`sdt`, five for `redifu_authors`; so 15 models and ten seeds take about four hours. Expected: models
+that look at the conversation ahead of those that look at each utterance alone, `redifu` first.
 """
 
 from __future__ import annotations
