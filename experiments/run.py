@@ -33,6 +33,9 @@ from emojax.train.evaluation import evaluate_run
 from experiments import studies, tables
 from experiments.store import METRICS, Result, Store, commit, dialogues
 
+SHOWN = ("variant", "seeds", "accuracy, %", "difference in accuracy, %", "p (bootstrap)")
+"""Columns that a terminal has room for."""
+
 
 def names() -> list[str]:
     """The studies there are."""
@@ -134,9 +137,10 @@ def main() -> int:
     except (EmojaxError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    table = Table(*tables.HEADER)
+    shown = [tables.HEADER.index(name) for name in SHOWN]
+    table = Table(*SHOWN)
     for each in tables.cells(rows):
-        table.add_row(*each)
+        table.add_row(*(each[i] for i in shown))
     console.print(table)
     console.print(f"{options.out / 'table.md'}, table.tex, accuracy.png")
     return 0
