@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -219,6 +220,22 @@ def fill(x: Any, axis: int, block: int) -> Any:
     spare = [(0, 0)] * x.ndim
     spare[axis] = (0, -x.shape[axis] % block)
     return jnp.pad(x, spare)
+
+
+def backward_by_blocks(
+    x: Operands, given: Given, division: Division, of_queries: Callable, of_keys: Callable
+) -> Gradients:
+    """Derivatives of a row that is gone through block by block.
+
+    Args:
+      of_queries: those by each map's queries, given which keys each block of queries sees.
+      of_keys: those by each map's keys and by v, given which queries see each block of keys.
+    """
+    first, last = division.reach(x)
+    q = of_queries(x, given, division, (first, last))
+    k, v = of_keys(x, given, division, seen_by(first, last, division.key_blocks))
+    lam = None if x.lam is None else -given.common[1] / division.options.keep_rate
+    return Gradients(v, lam, q, k)
 
 
 def seen_by(first: Array, last: Array, key_blocks: int) -> tuple[Array, Array]:

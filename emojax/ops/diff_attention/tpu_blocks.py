@@ -18,9 +18,9 @@ from emojax.ops.diff_attention.kernels import (
     Given,
     Gradients,
     Saved,
+    backward_by_blocks,
     dot,
     most_steps,
-    seen_by,
 )
 from emojax.ops.diff_attention.problem import FLOOR, Operands
 from emojax.ops.diff_attention.tpu_layout import At, Call
@@ -103,11 +103,7 @@ def forward(x: Operands, call: Call) -> tuple[Array, Saved]:
 
 def backward(x: Operands, given: Given, call: Call) -> Gradients:
     """Derivatives, laid out as what they are of."""
-    first, last = call.reach(x)
-    q = _of_queries(x, given, call, (first, last))
-    k, v = _of_keys(x, given, call, seen_by(first, last, call.key_blocks))
-    lam = None if x.lam is None else -given.common[1] / call.options.keep_rate
-    return Gradients(v, lam, q, k)
+    return backward_by_blocks(x, given, call, _of_queries, _of_keys)
 
 
 def _by_scores(x: Operands, given: Given, call: Call, at: At) -> tuple[list[Array], Array, Array]:
