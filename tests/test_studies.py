@@ -204,7 +204,7 @@ def test_tables_are_drawn_again_without_training(killed):
 def test_what_a_study_cannot_do_is_said_before_anything_is_trained(tmp_path):
     command = [sys.executable, "-m", "experiments.run", "main_table", "--out", str(tmp_path)]
     for arguments, problem in (
-        (["--set", "model.heads=3"], "error: redifu: model.width must be a multiple"),
+        (["--set", "model.heads=3"], "error: redifu: model.heads must divide model.width = 64"),
         (["--redraw"], "holds no result to draw"),
     ):
         done = subprocess.run(

@@ -21,7 +21,6 @@ class SingleConfig(InputConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _not_negative(self, "layers")
         require(
             len(self.modalities) == 1, "model.modalities",
             f"must name one modality for {self.name}, not {list(self.modalities)}",
@@ -36,10 +35,6 @@ class EarlyFusionConfig(InputConfig):
     layers: int = 2
     """Hidden layers."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _not_negative(self, "layers")
-
 
 @dataclasses.dataclass(frozen=True)
 class LateFusionConfig(InputConfig):
@@ -51,10 +46,6 @@ class LateFusionConfig(InputConfig):
     modality."""
     layers: int = 1
     """Hidden layers of a modality."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _not_negative(self, "layers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +60,6 @@ class LateTransformerConfig(InputConfig):
     """Transformer layers of a modality."""
     feed_forward_ratio: int = 2
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_heads(self, self.heads)
-        _not_negative(self, "layers")
-
 
 @dataclasses.dataclass(frozen=True)
 class HybridFusionConfig(InputConfig):
@@ -83,10 +69,6 @@ class HybridFusionConfig(InputConfig):
     layers: int = 1
     """Hidden layers of a modality, and of all side by side."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _not_negative(self, "layers")
-
 
 @dataclasses.dataclass(frozen=True)
 class AttentionFusionConfig(InputConfig):
@@ -95,10 +77,6 @@ class AttentionFusionConfig(InputConfig):
     name: Literal["attention_fusion"] = "attention_fusion"
     layers: int = 1
     """Hidden layers of a modality, and behind the sum."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _not_negative(self, "layers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,10 +110,6 @@ class TensorFusionConfig(InputConfig):
     units: int = 12
     """Units of each modality that are multiplied: their cube is the size of what follows."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "model", "units")
-
 
 @dataclasses.dataclass(frozen=True)
 class LowRankFusionConfig(InputConfig):
@@ -143,10 +117,6 @@ class LowRankFusionConfig(InputConfig):
 
     name: Literal["low_rank_fusion"] = "low_rank_fusion"
     rank: int = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "model", "rank")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +131,6 @@ class MultConfig(InputConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_heads(self, self.heads)
         positive(self, "model", "layers")
 
 
@@ -173,10 +142,6 @@ class DialogueGcnConfig(InputConfig):
     window: int = 5
     """W, reach of edges in utterances."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _not_negative(self, "window")
-
 
 @dataclasses.dataclass(frozen=True)
 class SdtConfig(InputConfig):
@@ -186,20 +151,3 @@ class SdtConfig(InputConfig):
     name: Literal["sdt"] = "sdt"
     heads: int = 4
     feed_forward_ratio: int = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_heads(self, self.heads)
-
-
-def _not_negative(config: InputConfig, name: str) -> None:
-    value = getattr(config, name)
-    require(value >= 0, f"model.{name}", f"must not be negative, not {value}")
-
-
-def _check_heads(config: InputConfig, heads: int) -> None:
-    positive(config, "model", "heads", "feed_forward_ratio")
-    require(
-        config.width % heads == 0, "model.heads",
-        f"must divide model.width = {config.width}, not {heads}",
-    )  # fmt: skip

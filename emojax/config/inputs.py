@@ -9,6 +9,12 @@ from emojax.config.checks import choices, fraction, positive, require
 
 Dtype = Literal["float32", "bfloat16"]
 
+_POSITIVE = ("width", "heads", "graph_heads", "feed_forward_ratio", "units", "rank")
+_NOT_NEGATIVE = (
+    "layers", "encoder_layers", "graph_layers", "diffusion_steps", "mean_field_steps", "window",
+)  # fmt: skip
+"""What any model's fields of these names must be."""
+
 
 @dataclasses.dataclass(frozen=True)
 class InputConfig:
@@ -37,7 +43,16 @@ class InputConfig:
 
     def __post_init__(self) -> None:
         choices(self, "model")
-        positive(self, "model", "width")
+        names = [field.name for field in dataclasses.fields(self)]
+        positive(self, "model", *(name for name in _POSITIVE if name in names))
+        for name in _NOT_NEGATIVE:
+            value = getattr(self, name, 0)
+            require(value >= 0, f"model.{name}", f"must not be negative, not {value}")
+        heads = getattr(self, "heads", 1)
+        require(
+            self.width % heads == 0, "model.heads",
+            f"must divide model.width = {self.width}, not {heads}",
+        )  # fmt: skip
         fraction(self, "model", "dropout", "input_dropout", "modality_dropout", "feature_mix")
         require(
             len(set(self.modalities)) == len(self.modalities) > 0, "model.modalities",

@@ -45,17 +45,7 @@ class RedifuConfig(InputConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "model", "heads", "graph_heads", "feed_forward_ratio")
         fraction(self, "model", "attention_dropout")
-        for name in (
-            "encoder_layers",
-            "graph_layers",
-            "diffusion_steps",
-            "window",
-            "mean_field_steps",
-        ):
-            value = getattr(self, name)
-            require(value >= 0, f"model.{name}", f"must not be negative, not {value}")
         groups = 2 * self.heads
         require(
             self.width % groups == 0, "model.width",
