@@ -32,7 +32,7 @@ def summed_cross_entropy(
     """Numerator and denominator of `cross_entropy`, to be added up over parts of a batch."""
     classes = logits.shape[-1]
     target = jax.nn.one_hot(label, classes)  # a row of zeros where label is UNLABELLED
-    weight = target.sum(-1) if class_weight is None else target @ class_weight
+    weight = _weight(target, class_weight)
     target = (1 - smoothing) * target + smoothing / classes
     loss = -(target * jax.nn.log_softmax(logits.astype(jnp.float32))).sum(-1)
     return (weight * loss).sum(), weight.sum()
@@ -47,11 +47,15 @@ def summed_distillation(
 ) -> Float[Array, ""]:
     """T^2 KL(softmax(teacher / T) | softmax(student / T)) in nats, summed as `summed_cross_entropy`
     sums (SDT, arXiv:2310.20494; arXiv:1503.02531). Nothing is learned by the teacher."""
-    target = jax.nn.one_hot(label, student.shape[-1])
-    weight = target.sum(-1) if class_weight is None else target @ class_weight
+    weight = _weight(jax.nn.one_hot(label, student.shape[-1]), class_weight)
     of_teacher, of_student = (
         jax.nn.log_softmax(x.astype(jnp.float32) / temperature)
         for x in (jax.lax.stop_gradient(teacher), student)
     )
     divergence = (jnp.exp(of_teacher) * (of_teacher - of_student)).sum(-1)
     return temperature**2 * (weight * divergence).sum()
+
+
+def _weight(target: Float[Array, "*axes C"], class_weight: Array | None) -> Float[Array, "*axes"]:
+    """Of each utterance, from its one-hot label; 0 where it has none."""
+    return target.sum(-1) if class_weight is None else target @ class_weight
