@@ -40,7 +40,8 @@ def plan_epoch(
     Args:
       lengths: i32[N] utterances of each conversation.
       seed: shuffles conversations and batches, differently in each epoch; None keeps their order
-        as far as packing allows.
+        as far as packing allows. How many packed batches there are, and of which shape each one is,
+        is the same whatever the seed: runs that differ in it can be one program.
       rows_multiple: batches get empty rows until their number is a multiple of this. They hold the
         same conversations whatever it is, so a run may go on with other devices.
 
@@ -57,11 +58,11 @@ def plan_epoch(
             "data.overlong = own_bucket",
         )
     draw = None if seed is None else np.random.default_rng([seed, epoch])
-    order = np.arange(len(lengths)) if draw is None else draw.permutation(len(lengths))
     make = _packed if config.layout == "packed" else _padded
-    batches = make(lengths, order, config)
+    batches = make(lengths, draw, config)
     if draw is not None:
-        batches = [batches[i] for i in draw.permutation(len(batches))]
+        order = np.random.default_rng(epoch).permutation(len(batches))
+        batches = [batches[i] for i in order]
     return [_filled(batch, rows_multiple) for batch in batches]
 
 
@@ -82,19 +83,32 @@ def _rounded_up(number: int, step: int) -> int:
     return -(-number // step) * step
 
 
-def _packed(lengths: np.ndarray, order: np.ndarray, config: DataConfig) -> list[BatchPlan]:
+def _packed(
+    lengths: np.ndarray, draw: np.random.Generator | None, config: DataConfig
+) -> list[BatchPlan]:
+    """Longest conversations first: which lengths share a row then depends on lengths alone.
+
+    Of equally long conversations it is drawn who goes where, and of rows in which batch they are.
+    """
+    order = _shuffled(np.arange(len(lengths)), draw)
+    order = order[np.argsort(-lengths[order], kind="stable")]
     waiting: dict[int, list[int]] = {}
     for index in order.tolist():
         waiting.setdefault(_bucket(int(lengths[index]), config.buckets), []).append(index)
     batches = []
     for bucket in sorted(waiting):
         rows = _best_fit(lengths, waiting[bucket], bucket)
+        rows = [rows[i] for i in _shuffled(np.arange(len(rows)), draw)]
         count = max(1, config.batch_utterances // bucket)
         for start in range(0, len(rows), count):
             part = rows[start : start + count]
             part += [()] * (count - len(part))
             batches.append(BatchPlan(bucket, tuple(part)))
     return batches
+
+
+def _shuffled(indices: np.ndarray, draw: np.random.Generator | None) -> np.ndarray:
+    return indices if draw is None else draw.permutation(indices)
 
 
 def _best_fit(lengths: np.ndarray, indices: list[int], size: int) -> list[tuple[int, ...]]:
@@ -114,7 +128,10 @@ def _best_fit(lengths: np.ndarray, indices: list[int], size: int) -> list[tuple[
     return [tuple(row) for row in rows]
 
 
-def _padded(lengths: np.ndarray, order: np.ndarray, config: DataConfig) -> list[BatchPlan]:
+def _padded(
+    lengths: np.ndarray, draw: np.random.Generator | None, config: DataConfig
+) -> list[BatchPlan]:
+    order = _shuffled(np.arange(len(lengths)), draw)
     batches = []
     count = min(config.batch_conversations, len(order))
     for start in range(0, len(order), count):

@@ -81,10 +81,23 @@ def test_a_conversation_goes_to_the_shortest_bucket_that_holds_it():
 
 
 def test_conversations_go_where_least_room_is_left():
-    # 5 leaves 3, 6 leaves 2; 2 fits both and goes to the latter; then 3 fills the former.
+    # 6 leaves 2 and 5 leaves 3, so 3 fills the latter and 2 the former.
     (plan,) = plan_epoch(np.array([5, 6, 2, 3]), PACKED)
-    assert plan.rows[:2] == ((0, 3), (1, 2))
+    assert plan.rows[:2] == ((1, 2), (0, 3))
     assert plan.rows[2:] == ((),) * 6
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=LENGTHS, seeds=st.tuples(*[st.integers(0, 2**32 - 1)] * 2), epoch=st.integers(0, 5))
+def test_packed_shapes_follow_from_lengths_and_epoch_whatever_the_seed(lengths, seeds, epoch):
+    one, two = (
+        [(len(p.rows), p.length) for p in plan_epoch(lengths, PACKED, seed=seed, epoch=epoch)]
+        for seed in seeds
+    )
+    assert one == two
+    assert sorted(one) == sorted(
+        (len(p.rows), p.length) for p in plan_epoch(lengths, PACKED, seed=seeds[0], epoch=epoch + 1)
+    )
 
 
 @settings(max_examples=60, deadline=None)
