@@ -28,10 +28,9 @@ from rich.table import Table
 from emojax.cli import main as emojax
 from emojax.config import Config, digest, from_dict, load, override, to_dict
 from emojax.errors import ConfigError, EmojaxError
-from emojax.evaluate.metrics import score
-from emojax.train.evaluation import evaluate_run
 from experiments import studies, tables
-from experiments.store import METRICS, Result, Store, commit, dialogues
+from experiments.outcome import result_of
+from experiments.store import Store
 
 SHOWN = ("variant", "seeds", "accuracy, %", "difference in accuracy, %", "p (bootstrap)")
 """Columns that a terminal has room for."""
@@ -61,28 +60,13 @@ def configs(
     return found
 
 
-def result_of(folder: Path, variant: str, config: Config) -> Result:
-    """Train and evaluate one run, or go on with it."""
+def trained(folder: Path, config: Config) -> None:
+    """Train one run, or go on with it."""
     arguments = ["train", "--out", str(folder), "--resume", "--quiet"]
     if not (folder / "run.json").exists():
         arguments += [f"--set={assignment}" for assignment in assignments(config)]
     if status := emojax(arguments):
         sys.exit(status)
-    found = evaluate_run(folder)
-    test = found.splits.get("test")
-    if test is None:
-        raise ConfigError(f"{config.data.source} has no test split, and studies are about one")
-    told = found.provenance
-    classes = len(found.labels)
-    return Result(
-        variant=variant, seed=config.train.seed, config=digest(config),
-        corpus=told["split_hashes"]["test"]["content"], commit=commit(),
-        scores={
-            split: {m: score(predictions, classes).to_dict()[m] for m in METRICS}
-            for split, predictions in found.splits.items()
-        },
-        seconds=told["wall_seconds"], parameters=told["parameters"], **dialogues(test),
-    )  # fmt: skip
 
 
 def assignments(config: Config) -> list[str]:
@@ -157,7 +141,8 @@ def _train(
             progress.update(task, description=f"{variant}, seed {config.train.seed}")
             if store.find(digest(config)) is None:
                 folder = options.out / "runs" / digest(config)
-                store.append(result_of(folder, variant, config))
+                trained(folder, config)
+                store.append(result_of(folder, variant))
                 if variant == list(study.VARIANTS)[-1]:
                     draw(study, options.study, store, options.out)
             progress.advance(task)
