@@ -209,6 +209,7 @@ def protocol(content: Mapping[str, Any]) -> list[str]:
         "It is biased upwards in small samples and more so in resamples, so its interval may lie "
         "above its value.",
         *_batch_mates(content["protocol"]["batch_mates"]),
+        *_future(content["protocol"]["future"]),
         f"Conversations set aside before training: {content['skipped']['count']}.",
     ]
 
@@ -226,6 +227,25 @@ def _batch_mates(found: Mapping[str, Any] | None) -> list[str]:
     return [
         f"BATCH MATES MATTER: probabilities of a conversation change {measured}. These scores "
         "depend on how conversations happened to be batched."
+    ]
+
+
+def _future(found: Mapping[str, Any] | None) -> list[str]:
+    """What was measured of a model's dependence on later utterances, as a sentence."""
+    if found is None:
+        return []
+    measured = (
+        "when the utterances after them are others or are cut off "
+        f"({found['conversations']} conversations measured)"
+    )
+    if found["seen"]:
+        return [
+            f"The model sees the future: probabilities change by up to {found['largest']:.1e} "
+            f"{measured}. What it says of an utterance is final at the conversation's end."
+        ]
+    return [
+        "The model does not see the future: probabilities change by at most "
+        f"{found['largest']:.1e} {measured}."
     ]
 
 

@@ -42,6 +42,7 @@ class Report:
       selection: rule (a sentence), metric (a key of `validation`), epoch, step, value.
       provenance: seed, config, hashes, versions, devices, parameters, wall time, memory, ...
       batch_mates: what `invariance.batch_mates` found (conversations, largest, invariant), or None.
+      future: what `invariance.future` found (conversations, largest, seen), or None.
       reference: what can be reached at most, where it is known: bayes_accuracy,
         majority_accuracy, reached (share of the way between them), text.
       skipped: conversations set aside before training, with their reasons.
@@ -58,6 +59,7 @@ class Report:
     selection: Mapping[str, Any]
     provenance: Mapping[str, Any]
     batch_mates: Mapping[str, Any] | None = None
+    future: Mapping[str, Any] | None = None
     reference: Mapping[str, Any] | None = None
     skipped: Sequence[str] = ()
     majority_label: int | None = None
@@ -151,6 +153,7 @@ def _content(
                 },
                 "calibration_bins": BINS,
                 "batch_mates": report.batch_mates,
+                "future": report.future,
             },
             "splits": {
                 split: _split(report, scores, intervals)

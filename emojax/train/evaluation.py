@@ -25,7 +25,8 @@ from emojax.dist.mesh import build_mesh, mesh_here
 from emojax.dist.rules import tree_shardings
 from emojax.errors import CheckpointError, DataError
 from emojax.evaluate.files import write_atomically
-from emojax.evaluate.invariance import batch_mates
+from emojax.evaluate.flops import per_conversation
+from emojax.evaluate.invariance import batch_mates, future
 from emojax.evaluate.metrics import score
 from emojax.evaluate.predict import make_predict, predict_split
 from emojax.nn.sharding import named_axes
@@ -74,12 +75,13 @@ class Evaluated:
       paths: of the report's files, by name.
       splits: predictions of the selected epoch, by split.
       labels: names of the classes.
-      provenance: as in the report.
+      selection, provenance: as in the report.
     """
 
     paths: dict[str, Path]
     splits: dict[str, list[Prediction]]
     labels: tuple[str, ...]
+    selection: dict[str, Any]
     provenance: dict[str, Any]
 
 
@@ -111,9 +113,15 @@ def evaluate_run(folder: Path, *, test: bool = True) -> Evaluated:
     with contextlib.closing(Checkpoints(run.last, keep=None)) as series:
         progress = series.notes() or {}
     counts = run.corpus.statistics.label_counts
-    metric = run.config.train.select
-    provenance = _provenance(run, variables, progress)
-    mates = batch_mates(predict, variables, run.batches("validation", mesh=mesh), mesh)
+    held_out = run.batches("validation", mesh=mesh)
+    mates = batch_mates(predict, variables, held_out, mesh)
+    later = future(predict, variables, held_out, mesh)
+    measured = {
+        "batch_mates": None if mates is None else mates.to_dict(),
+        "future": None if later is None else later.to_dict(),
+    }
+    selection = _selection(run, record)
+    provenance = {**_provenance(run, variables, progress), **measured}
     report = Report(
         name=f"{run.config.model.name} on {run.corpus.signature.name}",
         labels=run.corpus.signature.labels,
@@ -121,31 +129,40 @@ def evaluate_run(folder: Path, *, test: bool = True) -> Evaluated:
         validation=validation,
         test=splits.get("test"),
         history=[_from_one(each) for each in progress.get("history", [])],
-        selection={
-            "rule": "the last epoch, whatever validation says"
-            if run.config.train.select_last
-            else f"the epoch with the best validation {metric}; of equals the earliest",
-            "metric": metric, "epoch": _from_one(record)["epoch"], "step": record["step"],
-            "value": record["validation"][metric],
-        },
+        selection=selection,
         provenance=provenance,
-        batch_mates=None if mates is None else mates.to_dict(),
+        batch_mates=measured["batch_mates"],
+        future=measured["future"],
         reference=reference(run, splits.get("test"), int(counts.argmax())),
         skipped=[str(error) for error in run.corpus.skipped],
         majority_label=int(counts.argmax()),
     )  # fmt: skip
     paths = write_report(folder / "report", report)
-    return Evaluated(paths, splits, run.corpus.signature.labels, provenance)
+    return Evaluated(paths, splits, run.corpus.signature.labels, selection, provenance)
+
+
+def _selection(run: Run, record: Mapping[str, Any]) -> dict[str, Any]:
+    metric = run.config.train.select
+    return {
+        "rule": "the last epoch, whatever validation says"
+        if run.config.train.select_last
+        else f"the epoch with the best validation {metric}; of equals the earliest",
+        "metric": metric, "epoch": _from_one(record)["epoch"], "step": record["step"],
+        "value": record["validation"][metric],
+    }  # fmt: skip
 
 
 def _provenance(run: Run, variables: Any, progress: Mapping[str, Any]) -> dict[str, Any]:
-    reads = _reads(run.folder)
+    reads, signature = _reads(run.folder), run.corpus.signature
+    split = "test" if run.corpus.ids("test") else "validation"
+    length = max(1, round(float(run.corpus.lengths(split).mean())))
     return {
         "seed": run.config.train.seed,
         "config": to_dict(run.config),
         "config_hash": digest(run.config),
         "split_rule": run.corpus.split_rule,
         "split_hashes": {split: dict(known) for split, known in run.corpus.hashes.items()},
+        "dataset": signature.name,
         "corpus": run.corpus.layout,
         "versions": {
             "emojax": __version__, "python": platform.python_version(), "jax": jax.__version__,
@@ -153,8 +170,13 @@ def _provenance(run: Run, variables: Any, progress: Mapping[str, Any]) -> dict[s
         },
         "devices": [device.device_kind for device in jax.devices()],
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
+        "flops_per_conversation": {
+            "split": split, "utterances": length,
+            "flops": per_conversation(run.model, variables, signature.widths, length),
+        },
         "wall_seconds": progress.get("seconds"),
         "peak_memory_mib": progress.get("peak_memory"),
+        "lanes": progress.get("lanes", 1),
         "test_reads": len(reads),
     }  # fmt: skip
 

@@ -21,13 +21,10 @@ input projections' D_m D:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
-from jax.extend.core import jaxprs_in_params
-
+from emojax.evaluate.flops import traced
 from emojax.types import Signature
 
 
@@ -56,21 +53,3 @@ def trained(forward: Callable[..., Any], signature: Signature, width: int, *argu
     places = arguments[-1].label.size
     inputs = 2 * places * sum(signature.widths) * width
     return 3 * traced(forward, *arguments) - inputs
-
-
-def traced(function: Callable[..., Any], *arguments: Any) -> int:
-    """FLOPs of the matrix products in the trace of `function(*arguments)`."""
-    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
-
-
-def _count(jaxpr: Any) -> int:
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contract, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            out = math.prod(equation.outvars[0].aval.shape)
-            total += 2 * out * math.prod(left[axis] for axis in contract)
-        inner = sum(_count(sub) for sub in jaxprs_in_params(equation.params))
-        total += inner * equation.params.get("length", 1)
-    return total

@@ -1,23 +1,13 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from emojax.config import RedifuAuthorsConfig
+from emojax.evaluate.flops import traced
 from emojax.models.redifu_authors import RedifuAuthors
 from emojax.nn.layers import identity_statistics
 from experiments.bench import flops, workload
-
-
-def test_traced_counts_forward_and_both_gradients():
-    x, w = jnp.ones((3, 5, 7)), jnp.ones((7, 11))
-    forward = 2 * 3 * 5 * 7 * 11
-    assert flops.traced(lambda x, w: x @ w, x, w) == forward
-    loss = jax.grad(lambda x, w: jnp.sin(x @ w).sum(), argnums=(0, 1))
-    assert flops.traced(loss, x, w) == 3 * forward
-    repeated = jax.jit(lambda x: jax.lax.scan(lambda c, _: (c @ c, None), x, None, length=4)[0])
-    assert flops.traced(repeated, jnp.ones((6, 6))) == 4 * 2 * 6**3
 
 
 @pytest.mark.parametrize("every_place", [True, False])
@@ -36,6 +26,6 @@ def test_formula_agrees_with_the_trace(every_place):
         output = model.apply({"params": params, "statistics": statistics}, batch)
         return output.logits.sum() + output.modality_logits.sum()
 
-    traced = flops.traced(jax.grad(loss), params, batch)
+    found = traced(jax.grad(loss), params, batch)
     formula = flops.authors(workload.SIGNATURE, 512, rows * length, capacity, rows * length**2)
-    assert formula <= traced <= 1.02 * formula
+    assert formula <= found <= 1.02 * formula

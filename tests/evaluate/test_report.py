@@ -343,3 +343,18 @@ def test_what_was_measured_of_batch_mates_is_said(tmp_path, invariant, words):
         assert "2.5e-01 when nothing else is in the batch (8 conversations" in text.replace(
             "\\", ""
         )
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [(True, "sees the future: probabilities change by up to 2.5e-01"),
+     (False, "does not see the future: probabilities change by at most 2.5e-01")],
+)  # fmt: skip
+def test_what_was_measured_of_the_future_is_said(tmp_path, seen, words):
+    found = {"conversations": 8, "largest": 0.25, "seen": seen}
+    paths = write_report(tmp_path, make_report(future=found))
+    assert json.loads(paths["json"].read_text())["protocol"]["future"] == found
+    for page in ("html", "markdown"):
+        text = paths[page].read_text().replace("\\", "")
+        assert words in text
+        assert "(8 conversations measured)" in text

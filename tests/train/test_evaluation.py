@@ -71,6 +71,13 @@ def test_the_report_tells_where_it_comes_from(run: Run, tiny_run: TinyRun):
     assert 0 < told["wall_seconds"] < 300
     assert 50 < told["peak_memory_mib"] < 20_000
     assert len(told["devices"]) == len(jax.devices())
+    assert told["dataset"] == "simulated"
+    assert told["lanes"] == 1
+    work = told["flops_per_conversation"]
+    assert work["utterances"] == round(np.mean([len(c) for c in corpus.split("test")]))
+    # Each of the three inputs alone is projected to the model's width.
+    inputs = 2 * work["utterances"] * sum(corpus.signature.widths) * config.model.width
+    assert inputs < work["flops"] < 100 * inputs
 
     history = report["history"]
     assert [entry["epoch"] for entry in history] == [1, 2]
