@@ -6,6 +6,8 @@ import dataclasses
 from typing import Literal
 
 from emojax.config.checks import choices, fraction, positive, require
+from emojax.config.corruption import parse_all
+from emojax.errors import ConfigError
 
 OWN_BUCKET_STEP = 64
 """Rows for conversations longer than every bucket have multiples of this length."""
@@ -47,12 +49,24 @@ class DataConfig:
     features that the source brings."""
     standardise: bool = True
     """Scale features by the training split's mean and deviation."""
+    train_share: float = 1.0
+    """Share of the training conversations that training sees, the same whatever the seed; a smaller
+    share lies inside a larger one."""
+    corrupt: tuple[str, ...] = ()
+    """How training and validation conversations are spoilt, one way after the other, such as
+    "noise:audio+visual:snr=0" or "missing:rate=0.5"; test conversations stay as they are."""
 
     def __post_init__(self) -> None:
         choices(self, "data")
         positive(self, "data", "batch_utterances", "batch_conversations")
         if self.validation_fraction is not None:
             fraction(self, "data", "validation_fraction")
+        share = self.train_share
+        require(0 < share <= 1, "data.train_share", f"must be in (0, 1], not {share}")
+        try:
+            parse_all(self.corrupt)
+        except ConfigError as error:
+            raise ConfigError(f"data.corrupt: {error}") from error
         ordered = list(self.buckets) == sorted(set(self.buckets)) and all(
             b > 0 for b in self.buckets
         )

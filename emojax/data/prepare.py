@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import io
 import shutil
 from bisect import bisect_right
@@ -23,7 +24,7 @@ from emojax.data.encoded import read_encoded
 from emojax.data.progress import progress
 from emojax.data.readers import Corpus, fingerprint
 from emojax.data.splits import OFFICIAL, check_rule
-from emojax.data.statistics import Statistics
+from emojax.data.statistics import Statistics, spread
 from emojax.data.text_encoder import open_text_encoder
 from emojax.errors import DataError
 from emojax.types import Conversation, Signature
@@ -103,7 +104,13 @@ class PreparedCorpus:
         """i32[N] utterances of each conversation, without reading the records."""
         return np.array(self._known(split)["lengths"], np.int32)
 
-    def split(self, split: str) -> Records:
+    @functools.cached_property
+    def spread(self) -> dict[str, np.ndarray]:
+        """f64[D_m] of each modality, see `statistics.spread`: of the whole training split as it was
+        prepared, whatever of it a run trains on."""
+        return spread(PreparedCorpus.split(self, "train"), self.signature.widths)
+
+    def split(self, split: str) -> Sequence[Conversation]:
         """The conversations of a split.
 
         Raises:

@@ -75,6 +75,15 @@ def fold(ids: Collection[str], k: int, n: int) -> tuple[tuple[str, ...], tuple[s
     return tuple(kept), tuple(sorted(held, key=natural_key))
 
 
+def places_of_share(ids: Sequence[str], share: float) -> tuple[int, ...]:
+    """Which of n ids make up a share of them, increasing: `max(1, round(share n))` of the n.
+
+    Those with the smallest hashes are taken, so a smaller share lies inside a larger one.
+    """
+    kept = set(_by_hash(ids)[: max(1, round(share * len(ids)))])
+    return tuple(place for place, name in enumerate(ids) if name in kept)
+
+
 def _by_hash(ids: Iterable[str]) -> list[str]:
     return sorted(ids, key=lambda name: (hashlib.blake2b(name.encode()).digest(), name))
 

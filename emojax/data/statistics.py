@@ -49,6 +49,23 @@ def fit_statistics(
     A feature that hardly varies keeps its scale: dividing by nothing would make its noise a
     signal.
     """
+    mean, deviation, labels = _moments(conversations, widths, classes)
+    return Statistics(
+        {modality: m.astype(np.float32) for modality, m in mean.items()},
+        {m: np.where(d > 0, d, 1).astype(np.float32) for m, d in deviation.items()},
+        labels,
+    )
+
+
+def spread(conversations: Iterable[Conversation], widths: Sequence[int]) -> dict[str, np.ndarray]:
+    """f64[D_m] of each modality: deviations of its features, 0 where one hardly varies."""
+    return _moments(conversations, widths, 0)[1]
+
+
+def _moments(
+    conversations: Iterable[Conversation], widths: Sequence[int], classes: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
+    """Means and deviations of what is present, and how often each class occurs."""
     total = {m: np.zeros(w) for m, w in zip(MODALITIES, widths, strict=True)}
     square = {m: np.zeros_like(t) for m, t in total.items()}
     count = dict.fromkeys(MODALITIES, 0)
@@ -60,15 +77,13 @@ def fit_statistics(
             total[modality] += x.sum(0)
             square[modality] += np.square(x).sum(0)
             count[modality] += int(there.sum())
-        labels += np.bincount(conversation.label[conversation.label >= 0], minlength=classes)
+        if classes:
+            known = conversation.label[conversation.label >= 0]
+            labels += np.bincount(known, minlength=classes)
     mean, deviation = {}, {}
     for modality in MODALITIES:
         n = max(count[modality], 1)
-        m = total[modality] / n
-        variance = np.maximum(square[modality] / n - np.square(m), 0)
-        spread = np.sqrt(variance)
-        mean[modality] = m.astype(np.float32)
-        deviation[modality] = np.where(spread > 1e-6 * (1 + np.abs(m)), spread, 1).astype(
-            np.float32
-        )
-    return Statistics(mean, deviation, labels)
+        m = mean[modality] = total[modality] / n
+        found = np.sqrt(np.maximum(square[modality] / n - np.square(m), 0))
+        deviation[modality] = np.where(found > 1e-6 * (1 + np.abs(m)), found, 0)
+    return mean, deviation, labels

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from emojax.config import Config, DataConfig, to_dict
+from emojax.data.altered import altered
 from emojax.data.packing import BatchPlan, plan_epoch
 from emojax.data.pipeline import collate
 from emojax.dist.aot import LESS, DoesNotFit, Program, compiled, readable
@@ -58,7 +59,7 @@ def stand_in(data: DataConfig, widths: Sequence[int], classes: int, speakers: in
 
 def shapes_of(data: DataConfig) -> Corpus:
     """What shapes need of the corpus that the config names; for the errors see `corpus_of`."""
-    corpus = corpus_of(data)
+    corpus = altered(corpus_of(data), data)
     return Corpus(corpus.signature, corpus.lengths("train"))
 
 

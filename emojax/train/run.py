@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from jax.sharding import Mesh
 
 from emojax import __version__
 from emojax.config import Config, DataConfig, MeshConfig, from_dict, to_dict
+from emojax.config.corruption import Corruption
+from emojax.data.altered import Corrupted, altered
 from emojax.data.packing import plan_epoch
 from emojax.data.pipeline import Batches
 from emojax.data.prepare import PreparedCorpus, open_prepared, prepare
@@ -43,7 +45,7 @@ class Run:
     Attributes:
       folder: where it lives.
       config: as it was started.
-      corpus: its conversations.
+      corpus: its conversations, altered as the config says.
       model: the Flax module, a pure function of variables and batch.
     """
 
@@ -60,15 +62,21 @@ class Run:
     def best(self) -> Path:
         return self.folder / BEST
 
-    def batches(self, split: str, *, training: bool = False, mesh: Mesh | None = None) -> Batches:
+    def batches(
+        self, split: str, *, training: bool = False, mesh: Mesh | None = None,
+        corruptions: Sequence[Corruption] = (),
+    ) -> Batches:  # fmt: skip
         """A split in batches: in order, or shuffled anew each epoch as training takes them.
 
         Args:
           mesh: over whose devices the rows are to be spread; each process reads its own.
+          corruptions: of the conversations, besides those of the config.
         """
-        train = self.config.train
+        train, records = self.config.train, self.corpus.split(split)
+        if corruptions:
+            records = Corrupted(records, self.corpus, corruptions)
         return Batches(
-            self.corpus.split(split), self.corpus.lengths(split), self.corpus.signature.widths,
+            records, self.corpus.lengths(split), self.corpus.signature.widths,
             self.config.data, seed=train.seed if training else None,
             rows_multiple=row_shards(mesh) * (train.accumulate if training else 1),
             held=held_rows(mesh),
@@ -113,7 +121,8 @@ def create_run(folder: Path, config: Config) -> Run:
     if (folder / "run.json").exists():
         raise ConfigError(f"{folder} holds a run already. Resume it (--resume) or choose another")
     mesh_here(config.mesh)  # before anything is prepared, let alone compiled
-    data, corpus = config.data, corpus_of(config.data)
+    data = config.data
+    corpus = altered(corpus_of(data), data)
     for split in ("train", "validation"):
         if len(corpus.ids(split)) == 0:
             raise DataError(f"the {split} split is empty", file=corpus.path)
@@ -219,4 +228,5 @@ def open_run(folder: Path, mesh: MeshConfig | None = None) -> Run:
             "the corpus is not the one this run was started on", file=corpus.path,
             fix="Prepare the original again, or start a new run",
         )  # fmt: skip
+    corpus = altered(corpus, config.data)
     return Run(folder, config, corpus, build(config.model, signature, config.train.remat))
