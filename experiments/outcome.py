@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from emojax.errors import ConfigError
-from emojax.evaluate.metrics import score
-from emojax.train.evaluation import evaluate_run
+from emojax.evaluate.metrics import Scores, score
+from emojax.train.evaluation import Evaluated, evaluate_run
 from experiments.store import METRICS, Result, commit, dialogues
+
+TOLD = (
+    "config", "dataset", "corpus", "split_rule", "split_hashes", "batch_mates", "future",
+    "flops_per_conversation", "peak_memory_mib", "lanes", "devices", "versions", "test_reads",
+)  # fmt: skip
+"""What a report's provenance says and an audit keeps."""
 
 
 def result_of(folder: Path, variant: str) -> Result:
@@ -22,12 +29,28 @@ def result_of(folder: Path, variant: str) -> Result:
         raise ConfigError(f"{folder}: the corpus has no test split, and studies are about one")
     told = found.provenance
     classes = len(found.labels)
+    scores = {split: score(predictions, classes) for split, predictions in found.splits.items()}
     return Result(
         variant=variant, seed=told["seed"], config=told["config_hash"],
         corpus=told["split_hashes"]["test"]["content"], commit=commit(),
-        scores={
-            split: {m: score(predictions, classes).to_dict()[m] for m in METRICS}
-            for split, predictions in found.splits.items()
-        },
+        scores={split: {m: getattr(s, m) for m in METRICS} for split, s in scores.items()},
         seconds=told["wall_seconds"], parameters=told["parameters"], **dialogues(test),
+        audit=audit(found, scores["test"]),
     )  # fmt: skip
+
+
+def audit(found: Evaluated, test: Scores) -> dict[str, Any]:
+    """What cards say of a run beside its scores.
+
+    `TOLD`; `selection`, as in the report; `reliability`, the bins behind the calibration error:
+    utterances (`count`), mean `confidence` and `accuracy` of each.
+    """
+    return {
+        "selection": found.selection,
+        **{name: found.provenance[name] for name in TOLD},
+        "reliability": {
+            "count": test.bin_count.tolist(),
+            "confidence": test.bin_confidence.round(5).tolist(),
+            "accuracy": test.bin_accuracy.round(5).tolist(),
+        },
+    }

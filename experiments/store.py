@@ -33,6 +33,8 @@ class Result:
       parameters: how many numbers were trained.
       label, predicted: by test dialogue, of each utterance; label -1 is unlabelled.
       probability: of the predicted class.
+      audit: what else is to be known of the run, and could not be found again (`outcome.audit`);
+        empty in files from before there was any.
     """
 
     variant: str
@@ -46,6 +48,7 @@ class Result:
     label: dict[str, list[int]]
     predicted: dict[str, list[int]]
     probability: dict[str, list[float]]
+    audit: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def right(self) -> np.ndarray:
         """bool[N] of the labelled utterances, dialogues in the order of their names."""
@@ -57,7 +60,7 @@ class Result:
 
 
 def dialogues(predictions: Sequence[Prediction]) -> dict[str, dict[str, list[Any]]]:
-    """The last three fields of a `Result`."""
+    """Labels and decisions of a `Result`."""
     return {
         "label": {p.id: p.label.tolist() for p in predictions},
         "predicted": {p.id: p.probability.argmax(-1).tolist() for p in predictions},
