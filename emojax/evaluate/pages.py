@@ -1,19 +1,25 @@
 """What `report.json` holds, set out for people: as Markdown, and as one HTML page.
 
-The page stands alone: pictures are embedded, nothing is fetched, and its content policy forbids
-scripts altogether. Every text in both is escaped, because transcripts and names of speakers,
-labels and conversations come from strangers.
+The page stands alone and runs no script. Transcripts and names of speakers, labels and
+conversations come from strangers.
 """
 
 from __future__ import annotations
 
-import base64
 import json
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import jinja2
+from emojax.evaluate.markup import (
+    Cell,
+    Table,
+    embedded,
+    escape,
+    markdown_list,
+    markdown_table,
+    short,
+    templates,
+)
 
 SCALARS = {
     "accuracy": "Accuracy, %",
@@ -33,38 +39,26 @@ PICTURES = {
 }
 
 
-class Cell(NamedTuple):
-    """A cell of a table: what it says, and in smaller print how sure that is."""
-
-    text: str
-    interval: str = ""
-
-
-class Table(NamedTuple):
-    header: list[str]
-    rows: list[list[Cell]]
-
-
 def markdown(content: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     """The report as Markdown; `pictures` are paths by the names of `PICTURES`."""
-    parts = [f"# {_escape(content['name'])}", f"**{_escape(headline(content))}**"]
+    parts = [f"# {escape(content['name'])}", f"**{escape(headline(content))}**"]
     if content["reference"]:
-        parts.append(_escape(reference(content["reference"])))
-    parts += ["## Scores", _table(score_table(content))]
-    parts += [f"## Classes ({main_split(content)}), %", _table(class_table(content))]
+        parts.append(escape(reference(content["reference"])))
+    parts += ["## Scores", markdown_table(score_table(content))]
+    parts += [f"## Classes ({main_split(content)}), %", markdown_table(class_table(content))]
     for name, title in PICTURES.items():
         if name in pictures:
             parts.append(f"## {title}")
             if name == "conversation":
-                parts.append(_escape(conversation(content)))
+                parts.append(escape(conversation(content)))
             parts.append(f"![{title}]({pictures[name]})")
-    parts += ["## How this was measured", _list(protocol(content))]
+    parts += ["## How this was measured", markdown_list(protocol(content))]
     if content["skipped"]["count"]:
         parts += [
             f"## Set aside: {content['skipped']['count']}",
-            _list(content["skipped"]["items"]),
+            markdown_list(content["skipped"]["items"]),
         ]
-    parts += ["## Where it comes from", _table(provenance_table(content))]
+    parts += ["## Where it comes from", markdown_table(provenance_table(content))]
     if "config" in content["provenance"]:
         parts.append("The whole configuration is in `report.json` under `provenance.config`.")
     return "\n\n".join(parts) + "\n"
@@ -80,28 +74,25 @@ def html(
     Args:
       utterances: of the conversation shown, as `export.utterances` gives them.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("emojax.evaluate"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     config = content["provenance"].get("config")
-    return environment.get_template("report.html.j2").render(
-        content=content,
-        split=main_split(content),
-        headline=headline(content),
-        reference=reference(content["reference"]) if content["reference"] else None,
-        scores=score_table(content),
-        classes=class_table(content),
-        titles=PICTURES,
-        pictures={name: base64.b64encode(svg).decode() for name, svg in pictures.items()},
-        conversation=conversation(content),
-        utterances=utterances,
-        protocol=protocol(content),
-        provenance=provenance_table(content),
-        config=json.dumps(config, indent=2, ensure_ascii=False) if config else None,
+    return (
+        templates()
+        .get_template("report.html.j2")
+        .render(
+            content=content,
+            split=main_split(content),
+            headline=headline(content),
+            reference=reference(content["reference"]) if content["reference"] else None,
+            scores=score_table(content),
+            classes=class_table(content),
+            titles=PICTURES,
+            pictures={name: embedded(svg) for name, svg in pictures.items()},
+            conversation=conversation(content),
+            utterances=utterances,
+            protocol=protocol(content),
+            provenance=provenance_table(content),
+            config=json.dumps(config, indent=2, ensure_ascii=False) if config else None,
+        )
     )
 
 
@@ -182,7 +173,7 @@ def protocol(content: Mapping[str, Any]) -> list[str]:
     """Sentences that say how the scores came about."""
     selection, drawn = content["protocol"]["selection"], content["protocol"]["intervals"]
     chosen = [
-        f"{key} {_short(selection[key])}"
+        f"{key} {short(selection[key])}"
         for key in ("metric", "epoch", "step", "value")
         if selection.get(key) is not None
     ]
@@ -252,7 +243,7 @@ def _future(found: Mapping[str, Any] | None) -> list[str]:
 def provenance_table(content: Mapping[str, Any]) -> Table:
     entries = content["provenance"].items()
     rows = [
-        [Cell(key.replace("_", " ")), Cell(_short(value))]
+        [Cell(key.replace("_", " ")), Cell(short(value))]
         for key, value in entries
         if key != "config"
     ]
@@ -271,34 +262,3 @@ def _cell(entry: Mapping[str, Any], name: str) -> Cell:
         return Cell(_number(entry["value"], name))
     interval = f"{_number(entry['low'], name)}–{_number(entry['high'], name)}"
     return Cell(_number(entry["value"], name), interval)
-
-
-def _short(value: Any) -> str:
-    """A plain value on one line."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_short(item)}" for key, item in value.items()) or "–"
-    if isinstance(value, list):
-        return ", ".join(_short(item) for item in value) or "–"
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "–"}[value]
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _escape(text: str) -> str:
-    return re.sub(r"([\\`*_{}\[\]<>|#~$&!])", r"\\\1", " ".join(text.split()))
-
-
-def _table(table: Table) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cells)} |"
-
-    def text(cell: Cell) -> str:
-        return _escape(cell.text + (f" ({cell.interval})" if cell.interval else ""))
-
-    rule = ["---", *["---:"] * (len(table.header) - 1)]
-    rows = [[text(cell) for cell in row] for row in table.rows]
-    return "\n".join(map(line, [[_escape(name) for name in table.header], rule, *rows]))
-
-
-def _list(items: Sequence[str]) -> str:
-    return "\n".join(f"- {_escape(item)}" for item in items)

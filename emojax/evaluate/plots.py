@@ -9,19 +9,27 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from emojax.evaluate.metrics import BINS, Scores
+from emojax.evaluate.metrics import Scores
+
+BLUE, SKY, ORANGE, GREEN, VERMILION = "#0072B2", "#56B4E9", "#E69F00", "#009E73", "#D55E00"
+"""From the palette of Okabe and Ito (2008), told apart by colour-blind readers."""
+
+INK, GREY, PALE = "#1a1a1a", "#8a8a8a", "#d9d9d9"
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "text.parse_math": False,
+    **dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
+    ),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 11,
@@ -31,10 +39,8 @@ STYLE: Any = {
     "svg.hashsalt": "emojax",
 }
 
-BLUE, SKY, ORANGE, GREEN, VERMILION = "#0072B2", "#56B4E9", "#E69F00", "#009E73", "#D55E00"
-"""From the palette of Okabe and Ito (2008), told apart by colour-blind readers."""
-
-INK, GREY, PALE = "#1a1a1a", "#8a8a8a", "#d9d9d9"
+DARK = {INK: "#ececec", "#ffffff": "#17191c", PALE: "#444444"}
+"""What ink, paper and rules are where readers want light on dark: the colours of the pages."""
 
 
 def render(figure: Figure, format: str = "png") -> bytes:
@@ -46,6 +52,18 @@ def render(figure: Figure, format: str = "png") -> bytes:
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         figure.savefig(buffer, format=format, dpi=160, metadata=metadata)
     return buffer.getvalue()
+
+
+def themed(svg: bytes) -> bytes:
+    """The same SVG on whatever scheme, light or dark, its reader has chosen."""
+    for number, colour in enumerate(DARK):
+        svg = svg.replace(colour.encode(), f"var(--c{number})".encode())
+
+    def rule(colours: Iterable[str]) -> str:
+        return "svg{" + "".join(f"--c{n}:{colour};" for n, colour in enumerate(colours)) + "}"
+
+    both = rule(DARK) + "@media(prefers-color-scheme:dark){" + rule(DARK.values()) + "}"
+    return svg.replace(b"<defs>", f"<defs><style>{both}</style></defs><defs>".encode(), 1)
 
 
 def clean(name: str, longest: int = 18) -> str:
@@ -157,15 +175,26 @@ def learning_curves(
 
 
 def reliability_diagram(scores: Scores, title: str = "Reliability") -> Figure:
+    """See `reliability`."""
+    return reliability(scores.bin_count, scores.bin_accuracy, scores.bin_confidence, title)
+
+
+def reliability(
+    count: np.ndarray, accuracy: np.ndarray, confidence: np.ndarray, title: str = "Reliability"
+) -> Figure:
     """Accuracy per bin of confidence against the mean confidence there; below, how many.
 
     A calibrated model's bars end on the diagonal. The hatched gap between bar and mean confidence,
     weighted by the bin's utterances, sums to the expected calibration error in the title.
+
+    Args:
+      count, accuracy, confidence: [N] of equal bins of the confidence.
     """
-    used = scores.bin_count > 0
-    centre = (np.arange(BINS) + 0.5)[used] / BINS
-    accuracy, confidence = scores.bin_accuracy[used], scores.bin_confidence[used]
-    width = 1 / BINS
+    used, width, total = count > 0, 1 / len(count), int(count.sum())
+    right, mean = (float(each @ count) / total for each in (accuracy, confidence))
+    error = float(abs(accuracy - confidence) @ count) / total
+    centre = (np.arange(len(count)) + 0.5)[used] * width
+    count, accuracy, confidence = count[used], accuracy[used], confidence[used]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6, 6), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
@@ -183,13 +212,12 @@ def reliability_diagram(scores: Scores, title: str = "Reliability") -> Figure:
         )
         upper.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle="--", label="calibrated")
         upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")
-        upper.set_title(f"{title}: ECE {scores.ece:.1%}, {scores.utterances} utterances")
+        upper.set_title(f"{title}: ECE {error:.1%}, {total} utterances")
         upper.legend(loc="upper left", fontsize=9)
-        lower.bar(centre, scores.bin_count[used], width, color=GREY, edgecolor="white")
-        mean = (scores.bin_confidence @ scores.bin_count) / scores.utterances
+        lower.bar(centre, count, width, color=GREY, edgecolor="white")
         for value, line, text in (
             (mean, "-", f"mean confidence {mean:.1%}"),
-            (scores.accuracy, "--", f"accuracy {scores.accuracy:.1%}"),
+            (right, "--", f"accuracy {right:.1%}"),
         ):
             lower.axvline(value, color=INK, linewidth=1.2, linestyle=line, label=text)
         lower.set_xlabel("confidence (probability of the predicted class)")

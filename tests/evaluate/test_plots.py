@@ -104,6 +104,23 @@ def test_pictures_are_pictures_and_the_same_every_time(scores):
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
 
 
+def test_a_themed_picture_has_ink_and_paper_of_its_readers_scheme(scores):
+    plain = plots.render(plots.reliability_diagram(scores), "svg")
+    found = plots.themed(plain).decode()
+    root = ElementTree.fromstring(found)
+    (style,) = [e for e in root.iter() if e.tag.endswith("style") and "--c0" in (e.text or "")]
+    assert "@media(prefers-color-scheme:dark)" in style.text
+    drawn = found.replace(style.text, "")
+    for number, (light, dark) in enumerate(plots.DARK.items()):
+        assert f"--c{number}:{light};" in style.text
+        assert f"--c{number}:{dark};" in style.text
+        assert light not in drawn
+        assert f"var(--c{number})" in drawn or light.encode() not in plain
+    # Nothing is left to the default, which is black in either scheme.
+    assert "#000000" not in drawn
+    assert plots.BLUE.lower() in drawn or plots.SKY.lower() in drawn
+
+
 def test_odd_names_are_drawn_as_they_are():
     predictions = sample(3, seed=1)
     scores = score(predictions, 4)
