@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import json
 import os
 import subprocess
@@ -35,6 +37,11 @@ class Result:
       probability: of the predicted class.
       audit: what else is to be known of the run, and could not be found again (`outcome.audit`);
         empty in files from before there was any.
+      history: of each epoch its number, "validation" scores and, if training looked, "test" scores.
+      conditions: "scores" and "predicted", as above, of the test split under corruptions, by the
+        corruptions' texts with a blank between them.
+      missing: share of the test split's observations that are missing, by condition, those that
+        the corpus itself lacks among them; "" is the split as it is.
     """
 
     variant: str
@@ -49,23 +56,50 @@ class Result:
     predicted: dict[str, list[int]]
     probability: dict[str, list[float]]
     audit: dict[str, Any] = dataclasses.field(default_factory=dict)
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    conditions: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    missing: dict[str, float] = dataclasses.field(default_factory=dict)
 
+    @functools.cached_property
     def right(self) -> np.ndarray:
         """bool[N] of the labelled utterances, dialogues in the order of their names."""
-        parts = [
-            (np.array(self.label[d]) == np.array(self.predicted[d]))[np.array(self.label[d]) >= 0]
-            for d in sorted(self.label)
-        ]
-        return np.concatenate(parts)
+        return (self._flat(self.label) == self._flat(self.predicted))[self._flat(self.label) >= 0]
+
+    @functools.cached_property
+    def dialogue(self) -> np.ndarray:
+        """i64[N] number of each one's dialogue."""
+        lengths = [len(self.label[d]) for d in sorted(self.label)]
+        return np.repeat(np.arange(len(lengths)), lengths)[self._flat(self.label) >= 0]
+
+    def under(self, condition: str) -> Result | None:
+        """The same run as if its test split had always been so; None if it was not looked at."""
+        if not condition:
+            return self
+        if condition not in self.conditions:
+            return None
+        found = self.conditions[condition]
+        return dataclasses.replace(
+            self, predicted=found["predicted"], probability={}, conditions={}, history=[],
+            scores={"test": found["scores"]}, missing={"": self.missing[condition]},
+        )  # fmt: skip
+
+    def _flat(self, values: dict[str, list[int]]) -> np.ndarray:
+        chained = itertools.chain.from_iterable(values[d] for d in sorted(self.label))
+        return np.fromiter(chained, np.int64)
 
 
 def dialogues(predictions: Sequence[Prediction]) -> dict[str, dict[str, list[Any]]]:
     """Labels and decisions of a `Result`."""
     return {
         "label": {p.id: p.label.tolist() for p in predictions},
-        "predicted": {p.id: p.probability.argmax(-1).tolist() for p in predictions},
+        "predicted": decisions(predictions),
         "probability": {p.id: p.probability.max(-1).round(5).tolist() for p in predictions},
     }
+
+
+def decisions(predictions: Sequence[Prediction]) -> dict[str, list[int]]:
+    """`Result.predicted`."""
+    return {p.id: p.probability.argmax(-1).tolist() for p in predictions}
 
 
 class Store:

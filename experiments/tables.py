@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from emojax.errors import DataError
 from emojax.evaluate.bootstrap import draw
+from emojax.evaluate.plots import GREY, INK, PALE, STYLE, clean
 from emojax.evaluate.significance import bootstrap_p, holm, mcnemar
+from experiments.sheet import Sheet
 from experiments.store import METRICS, Result
 
 RESAMPLES = 2000
@@ -82,14 +85,14 @@ def _summary(name: str, found: Sequence[Result]) -> Row:
 
 def _paired(ours: Sequence[Result], theirs: Sequence[Result]) -> dict[str, float]:
     """Of two variants with the same seeds."""
-    count = np.array([sum(y >= 0 for y in ours[0].label[d]) for d in sorted(ours[0].label)])
+    count = np.bincount(ours[0].dialogue, minlength=len(ours[0].label))
     gain = np.mean([_hits(a) - _hits(b) for a, b in zip(ours, theirs, strict=True)], axis=0)
     drawn = draw(len(count), RESAMPLES, seed=0)
     samples = gain[drawn].sum(1) / count[drawn].sum(1)
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     low, high = np.quantile(samples, tails)
     # What most seeds have right: one decision for each utterance, as the test wants it.
-    most = [np.mean([each.right() for each in several], axis=0) > 0.5 for several in (ours, theirs)]
+    most = [np.mean([each.right for each in several], axis=0) > 0.5 for several in (ours, theirs)]
     return {
         "difference": float(gain.sum() / count.sum()), "low": float(low), "high": float(high),
         "p_bootstrap": bootstrap_p(samples), "p_mcnemar": mcnemar(*most),
@@ -98,13 +101,11 @@ def _paired(ours: Sequence[Result], theirs: Sequence[Result]) -> dict[str, float
 
 def _hits(result: Result) -> np.ndarray:
     """f64[N] utterances that are right, by dialogue in the order of their names."""
-    return np.array([
-        sum(y == z for y, z in zip(result.label[d], result.predicted[d], strict=True) if y >= 0)
-        for d in sorted(result.label)
-    ], float)  # fmt: skip
+    return np.bincount(result.dialogue, result.right, len(result.label))
 
 
-def _spread(row: Row, metric: str, scale: float = 100) -> str:
+def spread(row: Row, metric: str, scale: float = 100) -> str:
+    """Mean ± deviation of a metric, the latter where there is one."""
     mean, deviation = scale * row.mean[metric], scale * row.deviation[metric]
     digits = 1 if scale == 100 else 3
     return f"{mean:.{digits}f}" + ("" if np.isnan(deviation) else f" ± {deviation:.{digits}f}")
@@ -126,8 +127,8 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
     return [
         [
             row.variant, str(row.seeds), f"{row.parameters:,}",
-            *(_spread(row, m) for m in ("accuracy", "weighted_f1", "macro_f1")),
-            _spread(row, "nll", 1), _spread(row, "ece"),
+            *(spread(row, m) for m in ("accuracy", "weighted_f1", "macro_f1")),
+            spread(row, "nll", 1), spread(row, "ece"),
             "reference" if np.isnan(row.difference)
             else f"{100 * row.difference:+.1f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}]",
             _p(row.p_bootstrap), _p(row.p_mcnemar), f"{row.seconds:.0f}",
@@ -144,39 +145,30 @@ NOTE = (
 )
 
 
+def sheet(rows: Sequence[Row], title: str) -> Sheet:
+    """The table of a study."""
+    return Sheet(title, HEADER, cells(rows), NOTE)
+
+
 def markdown(rows: Sequence[Row], title: str) -> str:
-    lines = [f"# {title}", "", " | ".join(["", *HEADER, ""]).strip(),
-             "|" + "---|" * len(HEADER)]  # fmt: skip
-    lines += ["| " + " | ".join(row) + " |" for row in cells(rows)]
-    return "\n".join([*lines, "", NOTE, ""])
+    return sheet(rows, title).markdown()
 
 
 def latex(rows: Sequence[Row], title: str) -> str:
-    """A booktabs table."""
-    escape = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "±": r"$\pm$", "<": "$<$"})
-    body = [" & ".join(cell.translate(escape) for cell in row) + r" \\" for row in cells(rows)]
-    head = " & ".join(name.translate(escape) for name in HEADER) + r" \\"
-    return "\n".join([
-        r"\begin{tabular}{l" + "r" * (len(HEADER) - 1) + "}", r"\toprule", head, r"\midrule",
-        *body, r"\bottomrule", r"\end{tabular}", f"% {title}. {NOTE}", "",
-    ])  # fmt: skip
+    return sheet(rows, title).latex()
 
 
-def plot(rows: Sequence[Row], results: Sequence[Result], path: Path, title: str) -> None:
+def figure(rows: Sequence[Row], results: Sequence[Result], title: str) -> Figure:
     """Accuracy of every seed and its mean, the best variant on top."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
     ranked = sorted(rows, key=lambda row: row.mean["accuracy"])
-    figure, axes = plt.subplots(figsize=(7, 1.2 + 0.3 * len(ranked)), layout="constrained")
-    for y, row in enumerate(ranked):
-        each = [100 * r.scores["test"]["accuracy"] for r in results if r.variant == row.variant]
-        axes.plot(each, [y] * len(each), "o", color="#7f7f7f", markersize=4, alpha=0.6)
-        axes.plot(100 * row.mean["accuracy"], y, "|", color="black", markersize=16, mew=2)
-    axes.set_yticks(range(len(ranked)), [row.variant for row in ranked])
-    axes.set(xlabel="test accuracy, % (a dot a seed, a line the mean)", title=title)
-    axes.grid(axis="x", alpha=0.3)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    with matplotlib.rc_context(STYLE):
+        drawn = Figure(figsize=(7, 1.2 + 0.3 * len(ranked)), layout="constrained")
+        axes = drawn.add_subplot()
+        for y, row in enumerate(ranked):
+            each = [100 * r.scores["test"]["accuracy"] for r in results if r.variant == row.variant]
+            axes.plot(each, [y] * len(each), "o", color=GREY, markersize=4, alpha=0.6)
+            axes.plot(100 * row.mean["accuracy"], y, "|", color=INK, markersize=16, mew=2)
+        axes.set_yticks(range(len(ranked)), [clean(row.variant, 40) for row in ranked])
+        axes.set(xlabel="test accuracy, % (a dot a seed, a line the mean)", title=clean(title, 80))
+        axes.grid(axis="x", color=PALE, linewidth=0.6)
+    return drawn

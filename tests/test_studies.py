@@ -40,7 +40,7 @@ def result(variant: str, seed: int, rate: float, draw, corpus: str = "c") -> Res
     found = Result(
         variant, seed, f"{variant} {seed}", corpus, "", {}, 1.0, 10, label, predicted, {}
     )
-    scores = dict.fromkeys(METRICS, 0.5) | {"accuracy": float(found.right().mean())}
+    scores = dict.fromkeys(METRICS, 0.5) | {"accuracy": float(found.right.mean())}
     return dataclasses.replace(found, scores={"validation": scores, "test": scores})
 
 
@@ -184,7 +184,7 @@ def test_a_result_is_that_of_its_run(killed):
         for metric in METRICS:
             value = report["splits"][split][metric]["value"]
             assert first.scores[split][metric] == pytest.approx(value, abs=1e-6)
-    right = first.right()
+    right = first.right
     assert right.mean() == pytest.approx(first.scores["test"]["accuracy"])
     assert {p.id for p in found.splits["test"]} == set(first.label)
 

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from emojax import __version__
 from emojax.config import MeshConfig, digest, to_dict
+from emojax.config.corruption import Corruption
 from emojax.data.pipeline import smallest_batch
 from emojax.data.splits import content_hash
 from emojax.dist.mesh import build_mesh, mesh_here
@@ -75,12 +76,14 @@ class Evaluated:
       paths: of the report's files, by name.
       splits: predictions of the selected epoch, by split.
       labels: names of the classes.
+      history: a record for every epoch, as training left it.
       selection, provenance: as in the report.
     """
 
     paths: dict[str, Path]
     splits: dict[str, list[Prediction]]
     labels: tuple[str, ...]
+    history: list[dict[str, Any]]
     selection: dict[str, Any]
     provenance: dict[str, Any]
 
@@ -112,6 +115,7 @@ def evaluate_run(folder: Path, *, test: bool = True) -> Evaluated:
         splits["test"] = predicted("test")
     with contextlib.closing(Checkpoints(run.last, keep=None)) as series:
         progress = series.notes() or {}
+    history = progress.get("history", [])
     counts = run.corpus.statistics.label_counts
     held_out = run.batches("validation", mesh=mesh)
     mates = batch_mates(predict, variables, held_out, mesh)
@@ -128,7 +132,7 @@ def evaluate_run(folder: Path, *, test: bool = True) -> Evaluated:
         speakers=run.corpus.signature.speakers,
         validation=validation,
         test=splits.get("test"),
-        history=[_from_one(each) for each in progress.get("history", [])],
+        history=[_from_one(each) for each in history],
         selection=selection,
         provenance=provenance,
         batch_mates=measured["batch_mates"],
@@ -138,7 +142,30 @@ def evaluate_run(folder: Path, *, test: bool = True) -> Evaluated:
         majority_label=int(counts.argmax()),
     )  # fmt: skip
     paths = write_report(folder / "report", report)
-    return Evaluated(paths, splits, run.corpus.signature.labels, selection, provenance)
+    return Evaluated(paths, splits, run.corpus.signature.labels, history, selection, provenance)
+
+
+def predict_corrupted(
+    folder: Path, ways: Mapping[str, Sequence[Corruption]]
+) -> dict[str, list[Prediction]]:
+    """What the selected epoch says of the test split, corrupted in each of several ways.
+
+    One more reading of the test split, and one program for all ways.
+
+    Raises:
+      CheckpointError, DataError: see `evaluate_run`.
+    """
+    run = open_run(folder)
+    mesh = mesh_here(run.config.mesh, or_rows=True)
+    variables, _ = best_variables(folder, run.model, run.corpus.signature, mesh)
+    predict = make_predict(run.model, explain=False, mesh=mesh)
+    _count_read(folder, digest(run.config))
+    return {
+        name: predict_split(
+            predict, variables, run.batches("test", mesh=mesh, corruptions=corruptions), mesh=mesh
+        )
+        for name, corruptions in ways.items()
+    }
 
 
 def _selection(run: Run, record: Mapping[str, Any]) -> dict[str, Any]:
