@@ -28,6 +28,7 @@ from rich.table import Table
 from emojax.cli import main as emojax
 from emojax.config import Config, digest, from_dict, load, override, to_dict
 from emojax.errors import ConfigError, EmojaxError
+from emojax.evaluate import plots
 from experiments import studies, tables
 from experiments.outcome import result_of
 from experiments.store import Store
@@ -84,7 +85,8 @@ def draw(study: ModuleType, name: str, store: Store, out: Path) -> list[tables.R
     title = f"{name}: {(study.__doc__ or '').splitlines()[0]}"
     (out / "table.md").write_text(tables.markdown(rows, title), encoding="utf-8")
     (out / "table.tex").write_text(tables.latex(rows, title), encoding="utf-8")
-    tables.plot(rows, store.results, out / "accuracy.png", name)
+    figure = tables.figure(rows, store.results, name)
+    (out / "accuracy.png").write_bytes(plots.render(figure))
     return rows
 
 
