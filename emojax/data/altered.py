@@ -13,8 +13,13 @@ from emojax.config.corruption import Corruption, parse_all
 from emojax.data.corruptions import corrupt
 from emojax.data.prepare import PreparedCorpus
 from emojax.data.splits import places_of_share
-from emojax.data.statistics import fit_statistics
+from emojax.data.statistics import Statistics, fit_statistics
 from emojax.types import Conversation
+
+
+_FITTED: dict[tuple[str, float, tuple[str, ...]], Statistics] = {}
+"""By the training split's hash, its share and its corruptions: a study opens the same corpus again
+for each of its runs."""
 
 
 class Corrupted(Sequence[Conversation]):
@@ -80,7 +85,9 @@ def altered(corpus: PreparedCorpus, config: DataConfig) -> PreparedCorpus:
     known = {field.name: getattr(corpus, field.name) for field in dataclasses.fields(corpus)}
     places = places_of_share(corpus.ids("train"), config.train_share)
     found = AlteredCorpus(**known, places=places, corruptions=parse_all(config.corrupt))
-    statistics = fit_statistics(
-        found.split("train"), corpus.signature.widths, len(corpus.signature.labels)
-    )
-    return dataclasses.replace(found, statistics=statistics)
+    key = corpus.hashes["train"]["content"], config.train_share, config.corrupt
+    if key not in _FITTED:
+        _FITTED[key] = fit_statistics(
+            found.split("train"), corpus.signature.widths, len(corpus.signature.labels)
+        )
+    return dataclasses.replace(found, statistics=_FITTED[key])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import functools
 import io
 import shutil
 from bisect import bisect_right
@@ -31,6 +30,9 @@ from emojax.types import Conversation, Signature
 
 if TYPE_CHECKING:
     from emojax.data.simulator import SimulatorConfig
+
+_SPREADS: dict[str, dict[str, np.ndarray]] = {}
+"""By the training split's hash: corpora are opened many times, and this takes reading all of one."""
 
 _AGAIN = "Delete the folder and prepare the corpus again"
 
@@ -104,11 +106,14 @@ class PreparedCorpus:
         """i32[N] utterances of each conversation, without reading the records."""
         return np.array(self._known(split)["lengths"], np.int32)
 
-    @functools.cached_property
+    @property
     def spread(self) -> dict[str, np.ndarray]:
         """f64[D_m] of each modality, see `statistics.spread`: of the whole training split as it was
         prepared, whatever of it a run trains on."""
-        return spread(PreparedCorpus.split(self, "train"), self.signature.widths)
+        key = self.hashes["train"]["content"]
+        if key not in _SPREADS:
+            _SPREADS[key] = spread(PreparedCorpus.split(self, "train"), self.signature.widths)
+        return _SPREADS[key]
 
     def split(self, split: str) -> Sequence[Conversation]:
         """The conversations of a split.
