@@ -16,7 +16,6 @@ from emojax.data.splits import places_of_share
 from emojax.data.statistics import Statistics, fit_statistics
 from emojax.types import Conversation
 
-
 _FITTED: dict[tuple[str, float, tuple[str, ...]], Statistics] = {}
 """By the training split's hash, its share and its corruptions: a study opens the same corpus again
 for each of its runs."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from emojax.data.simulator import SimulatorConfig
 
 _SPREADS: dict[str, dict[str, np.ndarray]] = {}
-"""By the training split's hash: corpora are opened many times, and this takes reading all of one."""
+"""By the training split's hash: corpora are opened many times, and this takes reading all of it."""
 
 _AGAIN = "Delete the folder and prepare the corpus again"
 
