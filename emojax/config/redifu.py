@@ -35,6 +35,9 @@ class RedifuConfig(InputConfig):
     """Tell same from other speaker on the edges."""
     diffusion_steps: int = 2
     """K, steps of the text-guided diffusion; 0 injects audio and video undiffused."""
+    gates: bool = True
+    """Gates of the diffusion: how much of audio against video it starts from, and how much of its
+    end the text takes. Without them it is the mean of those that are there, and all of it."""
     text_guidance: bool = True
     """Inject audiovisual information into the text stream at all."""
     mean_field_steps: int = 2

@@ -47,7 +47,7 @@ class Redifu(Multimodal):
             )(x, speaker, batch.segment, present)  # fmt: skip
         if c.text_guidance:
             text = rematerialised(TextGuidedDiffusion, self.remat)(
-                c.heads, c.diffusion_steps, c.causal, c.dropout, dtype, name="diffusion"
+                c.heads, c.diffusion_steps, c.causal, c.dropout, dtype, c.gates, name="diffusion"
             )(x, present, batch.segment, batch.position)
             x = jnp.concatenate([text[:, :, None], x[:, :, 1:]], axis=2)
 

@@ -22,7 +22,8 @@ class TextGuidedDiffusion(nn.Module):
     """text + gate(text, z_K) z_K, with z_K audio and video diffused along text's own attention.
 
     z_0 is a gated mix of the audio and video that are present; T is the text's self-attention,
-    each row over the conversation's utterances whose text is present, and itself.
+    each row over the conversation's utterances whose text is present, and itself. Without gates z_0
+    is the mean of what is present and the text takes all of z_K.
     """
 
     heads: int
@@ -30,6 +31,7 @@ class TextGuidedDiffusion(nn.Module):
     causal: bool
     drop_rate: float
     dtype: Any
+    gates: bool = True
 
     @nn.compact
     def __call__(
@@ -43,9 +45,11 @@ class TextGuidedDiffusion(nn.Module):
         text = LayerNorm(name="text_norm")(streams[:, :, 0])
         others = LayerNorm(name="other_norm")(streams[:, :, 1:])
 
-        score = dense(1, jnp.float32, "mix")(
-            jnp.concatenate([others, jnp.broadcast_to(text[:, :, None], others.shape)], -1)
-        )[..., 0]
+        score = jnp.zeros(others.shape[:-1], jnp.float32)
+        if self.gates:
+            score = dense(1, jnp.float32, "mix")(
+                jnp.concatenate([others, jnp.broadcast_to(text[:, :, None], others.shape)], -1)
+            )[..., 0]
         mix = masked_softmax(score, present[:, :, 1:])[..., None].astype(self.dtype)
         value = dense(width, self.dtype, "value", axes=("embed", "heads"))
         source = (mix * value(others)).sum(2)
@@ -70,8 +74,9 @@ class TextGuidedDiffusion(nn.Module):
             z = spread(q, k, z, restart, segment, present[:, :, 0])
         out = dense(width, self.dtype, "out", axes=("heads", "embed"))
         z = stream(out(rearrange(z, "b l h d -> b l (h d)")))
-        gate = nn.sigmoid(dense(width, self.dtype, "gate")(jnp.concatenate([text, z], -1)))
-        return streams[:, :, 0] + Dropout(self.drop_rate)(gate * z)
+        if self.gates:
+            z *= nn.sigmoid(dense(width, self.dtype, "gate")(jnp.concatenate([text, z], -1)))
+        return streams[:, :, 0] + Dropout(self.drop_rate)(z)
 
     def spread(
         self, q: Array, k: Array, source: Array, restart: Array, segment: Array, present: Array

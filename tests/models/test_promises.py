@@ -27,6 +27,7 @@ REDIFU = {
     "cross-modal within the utterance": {"cross_modal": "utterance"},
     "speakers merged": {"speaker_relations": False},
     "no diffusion": {"diffusion_steps": 0},
+    "no gates": {"gates": False},
     "no text guidance": {"text_guidance": False},
     "speaker embedding": {"speaker_embedding": True},
     "no mean field": {"mean_field_steps": 0},

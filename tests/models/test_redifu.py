@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from emojax.models.registry import build
+from emojax.nn.diffusion import TextGuidedDiffusion
 from tests.batches import SIGNATURE, pack, random_conversation, random_variables
 from tests.models.test_promises import CONVERSATIONS, LONGEST, SMALL, alone
 
@@ -41,6 +42,24 @@ def test_training_hides_modalities_of_conversations_not_of_rows():
     # All three are hidden with 1/8 chance and then all are shown: 1/2 + 1/8.
     np.testing.assert_allclose(shares, 0.625, atol=0.15)
     assert len({tuple(row.ravel()) for row in by_conversation[:, :, 0]}) > 1
+
+
+def test_without_gates_and_steps_text_takes_the_mean_of_what_is_there():
+    module = TextGuidedDiffusion(2, 0, causal=False, drop_rate=0.0, dtype=jnp.float32, gates=False)
+    draw = np.random.default_rng(0)
+    streams = jnp.asarray(draw.normal(size=(1, 4, 3, 8)), jnp.float32)
+    present = jnp.array([[[1, 1, 1], [1, 1, 0], [1, 0, 1], [1, 0, 0]]], bool)
+    given = streams, present, jnp.ones((1, 4), jnp.int32), jnp.arange(4, dtype=jnp.int32)[None]
+    params = module.init(jax.random.key(0), *given)["params"]
+    assert set(params) == {"text_norm", "other_norm", "value", "out"}
+    p = jax.tree.map(np.asarray, params)
+    x = np.asarray(streams, np.float64)[0, :, 1:]
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    value = x @ p["value"]["kernel"] + p["value"]["bias"]
+    there = np.asarray(present)[0, :, 1:, None]
+    mean = (value * there).sum(1) / np.maximum(there.sum(1), 1)
+    expected = np.asarray(streams)[0, :, 0] + mean @ p["out"]["kernel"] + p["out"]["bias"]
+    np.testing.assert_allclose(module.apply({"params": params}, *given)[0], expected, atol=1e-5)
 
 
 def test_a_modality_left_out_has_no_influence():
