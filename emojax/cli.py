@@ -290,7 +290,8 @@ def _train_here(options: argparse.Namespace, given: Config) -> int:
     from rich.console import Console
 
     from emojax.dist import processes
-    from emojax.train.loop import Interrupted, train
+    from emojax.train.interruption import Interrupted
+    from emojax.train.loop import train
 
     # The first process prepares and writes; the others find what it left, or prepare their own.
     with processes.together():

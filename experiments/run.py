@@ -5,32 +5,35 @@
 
 Studies are the modules of `experiments.studies`; each says its question, cost and expected result.
 Every run is trained and evaluated as `emojax train` and `emojax evaluate` do, into OUT/runs, and
-becomes a line of OUT/results.jsonl. Started again, a study trains what is not there yet and goes on
-with a run that was cut short. OUT/table.md, OUT/table.tex and OUT/accuracy.png are drawn at the
-end, and after every seed, so that there is something to look at early.
+becomes a line of OUT/results.jsonl. Runs that differ in seeds, rates and weights alone are trained
+as one program, divided over the devices, on CPU over its cores. Started again, a study trains what
+is not there yet and goes on with what was cut short. OUT/table.md, OUT/table.tex, OUT/cards.md with
+an audit card for each variant, OUT/accuracy.png and OUT/table.html, which holds all of them, are
+drawn after every program, so that there is something to look at early.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import json
+import os
 import pkgutil
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jax
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from emojax.cli import main as emojax
-from emojax.config import Config, digest, from_dict, load, override, to_dict
-from emojax.errors import ConfigError, EmojaxError
+from emojax.config import Config, digest, from_dict, load, override
+from emojax.errors import ConfigError, EmojaxError, NonFiniteError
 from emojax.evaluate import plots
-from experiments import studies, tables
+from experiments import cards, curves, html, studies, tables
 from experiments.outcome import result_of
+from experiments.programs import programs, train, trained
+from experiments.published import figures
 from experiments.store import Store
 
 SHOWN = ("variant", "seeds", "accuracy, %", "difference in accuracy, %", "p (bootstrap)")
@@ -45,7 +48,7 @@ def names() -> list[str]:
 def configs(
     study: ModuleType, seeds: int, values: dict[str, Any], settings: list[str]
 ) -> list[tuple[str, Config]]:
-    """(variant, config) of every run, all variants of a seed before the next seed.
+    """(variant, config) of every run.
 
     Raises:
       ConfigError: a variant cannot be built from these settings; before anything is trained.
@@ -61,32 +64,29 @@ def configs(
     return found
 
 
-def trained(folder: Path, config: Config) -> None:
-    """Train one run, or go on with it."""
-    arguments = ["train", "--out", str(folder), "--resume", "--quiet"]
-    if not (folder / "run.json").exists():
-        arguments += [f"--set={assignment}" for assignment in assignments(config)]
-    if status := emojax(arguments):
-        sys.exit(status)
-
-
-def assignments(config: Config) -> list[str]:
-    """Every value of a config as `override` reads it."""
-    return [
-        f"{section}.{name}={'null' if value is None else json.dumps(value)}"
-        for section, fields in to_dict(config).items()
-        for name, value in fields.items()
-    ]
-
-
 def draw(study: ModuleType, name: str, store: Store, out: Path) -> list[tables.Row]:
     """Write what the results say."""
     rows = tables.compare(store.results, list(study.VARIANTS), study.REFERENCE)
-    title = f"{name}: {(study.__doc__ or '').splitlines()[0]}"
-    (out / "table.md").write_text(tables.markdown(rows, title), encoding="utf-8")
-    (out / "table.tex").write_text(tables.latex(rows, title), encoding="utf-8")
+    question = (study.__doc__ or "").splitlines()[0]
+    sheets = {"table": tables.sheet(rows, f"{name}: {question}")}
+    for file, make in getattr(study, "SHEETS", {}).items():
+        sheets[file] = make(store.results, name)
+    for file, sheet in sheets.items():
+        (out / f"{file}.md").write_text(sheet.markdown(), encoding="utf-8")
+        (out / f"{file}.tex").write_text(sheet.latex(), encoding="utf-8")
     figure = tables.figure(rows, store.results, name)
     (out / "accuracy.png").write_bytes(plots.render(figure))
+    svg = plots.themed(plots.render(figure, "svg"))
+    pictures = [html.Picture("Accuracy", "Accuracy of each variant, as in the table", svg)]
+    shown = list(sheets.values())
+    if panels := getattr(study, "PANELS", []):
+        shown += curves.draw(panels, store.results, out, name, question)
+        png = (out / "curves.png").read_bytes()
+        pictures.append(html.Picture("Curves", "Accuracy along each axis, as in the tables", png))
+    audited = cards.cards(store.results, list(study.VARIANTS), figures())
+    (out / "cards.md").write_text(cards.markdown(audited, f"{name}: audit cards"), encoding="utf-8")
+    page = html.page(name, study.__doc__ or "", shown, pictures, audited)
+    (out / "table.html").write_text(page, encoding="utf-8")
     return rows
 
 
@@ -104,11 +104,17 @@ def main() -> int:
         "--set", action="append", default=[], dest="overrides", metavar="SECTION.FIELD=VALUE",
         help="a setting of all variants, even where a variant says otherwise",
     )  # fmt: skip
+    parser.add_argument(
+        "--lanes", type=int, default=16, metavar="N", help="most runs that are one program"
+    )
     parser.add_argument("--redraw", action="store_true", help="tables from what is there, no run")
     parser.add_argument("--resume", action="store_true", help="what happens anyway")
     options = parser.parse_args()
-    if options.seeds < 1:
-        parser.error("--seeds must be at least 1")
+    for name in ("seeds", "lanes"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1")
+    # A run on each core: small operations are no faster on several.
+    jax.config.update("jax_num_cpu_devices", os.cpu_count())
     console = Console()
     study = importlib.import_module(f"experiments.studies.{options.study}")
     settings = [*([f"data.source={options.data}"] if options.data else []), *options.overrides]
@@ -128,7 +134,8 @@ def main() -> int:
     for each in tables.cells(rows):
         table.add_row(*(each[i] for i in shown))
     console.print(table)
-    console.print(f"{options.out / 'table.md'}, table.tex, accuracy.png")
+    drawn = sorted(each.name for each in options.out.glob("*.*") if each.suffix != ".jsonl")
+    console.print(f"{options.out}: {', '.join(drawn)}", soft_wrap=True)
     return 0
 
 
@@ -136,18 +143,26 @@ def _train(
     study: ModuleType, wanted: list[tuple[str, Config]], store: Store, options: argparse.Namespace,
     console: Console,
 ) -> None:  # fmt: skip
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task("", total=len(wanted))
-        for variant, config in wanted:
-            progress.update(task, description=f"{variant}, seed {config.train.seed}")
-            if store.find(digest(config)) is None:
-                folder = options.out / "runs" / digest(config)
-                trained(folder, config)
-                store.append(result_of(folder, variant))
-                if variant == list(study.VARIANTS)[-1]:
-                    draw(study, options.study, store, options.out)
-            progress.advance(task)
+    """Every run that has no result yet: trained, evaluated and stored."""
+    runs = options.out / "runs"
+    missing = {digest(config): (variant, config) for variant, config in wanted}
+    missing = {name: each for name, each in missing.items() if store.find(name) is None}
+    configs = {name: config for name, (_, config) in missing.items()}
+    conditions = curves.conditions(getattr(study, "PANELS", []))
+    groups, problems = programs(configs, options.out, options.lanes), []
+    for number, names in enumerate(groups, start=1):
+        variants = ", ".join(dict.fromkeys(missing[name][0] for name in names))
+        console.print(f"{number}/{len(groups)}  {variants}: {len(names)} runs", highlight=False)
+        try:
+            train({name: configs[name] for name in names}, options.out, console)
+        except NonFiniteError as error:  # of some; none is dropped unseen
+            problems.append(str(error))
+        for name in names:
+            if trained(runs / name, configs[name]):
+                store.append(result_of(runs / name, missing[name][0], conditions))
+        draw(study, options.study, store, options.out)
+    if problems:
+        raise NonFiniteError("\n".join(problems))
 
 
 if __name__ == "__main__":

@@ -54,6 +54,11 @@ WRONG = [
     (RedifuConfig, {"feed_forward_ratio": 0}, "model.feed_forward_ratio must be positive"),
     (RedifuConfig, {"dropout": 1.0}, "model.dropout must be in"),
     (RedifuConfig, {"attention_dropout": 1.0}, "model.attention_dropout must be in"),
+    (RedifuConfig, {"lambda_init": 1.0}, "model.lambda_init must be in"),
+    (
+        RedifuConfig, {"lambda_init": 0.5, "attention": "v2"},
+        "model.lambda_init is for model.attention",
+    ),
     (RedifuConfig, {"input_dropout": -0.1}, "model.input_dropout must be in"),
     (RedifuConfig, {"modality_dropout": NAN}, "model.modality_dropout must be in"),
     (RedifuConfig, {"feature_mix": -1.0}, "model.feature_mix must be in"),

@@ -21,6 +21,9 @@ class RedifuConfig(InputConfig):
     attention: Literal["temporal", "dual", "v2", "none"] = "dual"
     """The second map: shifted keys, a second head group, the same with a lambda per token, or no
     second map at all."""
+    lambda_init: float | None = None
+    """Where lambda starts; None is .8 - .6 exp(-.3 depth) for "dual" (arXiv:2410.05258) and .5 for
+    "temporal". "v2" learns it for each token from a gate that starts at .5."""
     delta: bool = True
     """Add a gated depthwise convolution over time to audio and video."""
     graph_layers: int = 2
@@ -49,6 +52,12 @@ class RedifuConfig(InputConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         fraction(self, "model", "attention_dropout")
+        if self.lambda_init is not None:
+            fraction(self, "model", "lambda_init")
+            require(
+                self.attention in ("temporal", "dual"), "model.lambda_init",
+                f'is for model.attention = "temporal" or "dual", not "{self.attention}"',
+            )  # fmt: skip
         groups = 2 * self.heads
         require(
             self.width % groups == 0, "model.width",

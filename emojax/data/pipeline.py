@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
+import jax
 import numpy as np
 
 from emojax.config import DataConfig
@@ -108,7 +109,8 @@ class Batches(grain.IterDataset[PackedBatch]):
     ):
         super().__init__()
         small = int(lengths.sum()) * sum(widths) * 4 <= _CACHE_BYTES
-        self.records: Any = _Cached(records) if small else records
+        cached = isinstance(records, _Cached) or not small
+        self.records: Any = records if cached else _Cached(records)
         self.lengths, self.widths = lengths, tuple(widths)
         self.config, self.seed, self.rows_multiple = config, seed, rows_multiple
         self.held = held or range
@@ -126,6 +128,13 @@ class Batches(grain.IterDataset[PackedBatch]):
         mine = dataclasses.replace(plan, rows=tuple(plan.rows[row] for row in held))
         return collate(mine, self.records, self.widths), held
 
+    def reseeded(self, seed: int) -> Batches:
+        """The same conversations in another order, read and kept in memory only once."""
+        return Batches(
+            self.records, self.lengths, self.widths, self.config, seed=seed,
+            rows_multiple=self.rows_multiple, held=self.held,
+        )  # fmt: skip
+
     def __iter__(self) -> grain.DatasetIterator[PackedBatch]:
         return _BatchIterator(self)
 
@@ -139,6 +148,56 @@ class Batches(grain.IterDataset[PackedBatch]):
             yield batch
             if batch.last:
                 return
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StackedBatch:
+    """Batches of N lanes at the same place of the same epoch.
+
+    Attributes:
+      batch: their arrays with an axis of lanes first.
+      lanes: each of them.
+    """
+
+    batch: Batch
+    lanes: tuple[PackedBatch, ...]
+
+
+class Lanes(grain.IterDataset[StackedBatch]):
+    """Several orders of the same conversations, side by side.
+
+    Args:
+      orders: with equal plans but for the conversations in them.
+    """
+
+    def __init__(self, orders: Sequence[Batches]):
+        super().__init__()
+        self.orders = orders
+
+    def __iter__(self) -> grain.DatasetIterator[StackedBatch]:
+        return _LanesIterator(self.orders)
+
+    def prefetched(self) -> grain.IterDataset[StackedBatch]:
+        """See `Batches.prefetched`."""
+        return grain.experimental.ThreadPrefetchIterDataset(self, prefetch_buffer_size=_PREFETCH)
+
+
+class _LanesIterator(grain.DatasetIterator[StackedBatch]):
+    def __init__(self, orders: Sequence[Batches]):
+        super().__init__()
+        self._each = [iter(order) for order in orders]
+
+    def __next__(self) -> StackedBatch:
+        lanes = tuple(next(each) for each in self._each)
+        stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *(lane.batch for lane in lanes))
+        return StackedBatch(stacked, lanes)
+
+    def get_state(self) -> dict[str, Any]:
+        return self._each[0].get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        for each in self._each:
+            each.set_state(state)
 
 
 class _BatchIterator(grain.DatasetIterator[PackedBatch]):

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from emojax.data.pipeline import Batches
+from emojax.data.pipeline import Batches, PackedBatch
 from emojax.dist.compiler import compiler_options
 from emojax.dist.mesh import put_batch
 from emojax.dist.rules import placement, replicated
@@ -72,20 +72,32 @@ def predict_split(
     found: dict[int, Prediction] = {}
     for packed in batches.one_epoch():
         batch = put_batch(packed.batch, packed.held, len(packed.rows), mesh)
-        log_probability, contribution, weights = jax.device_get(predict(variables, batch))
-        for index, row, columns in packed.members():
-            conversation = batches.records[index]
-            probability = np.exp(log_probability[row, columns].astype(np.float64))
-            found[index] = Prediction(
-                id=conversation.id,
-                probability=probability / probability.sum(-1, keepdims=True),
-                contribution=contribution[row, columns],
-                present=conversation.present,
-                speaker=conversation.speaker,
-                label=conversation.label,
-                transcript=conversation.transcript,
-                weights=None if weights is None else weights[row, columns],
-            )
+        found |= predictions_of(packed, batches, *jax.device_get(predict(variables, batch)))
         if advance is not None:
             advance(sum(map(len, packed.rows)))
     return [found[index] for index in sorted(found)]
+
+
+def predictions_of(
+    packed: PackedBatch,
+    batches: Batches,
+    log_probability: np.ndarray,
+    contribution: np.ndarray,
+    weights: np.ndarray | None,
+) -> dict[int, Prediction]:
+    """What `make_predict` found of a batch, by the conversations' places in their split."""
+    found = {}
+    for index, row, columns in packed.members():
+        conversation = batches.records[index]
+        probability = np.exp(log_probability[row, columns].astype(np.float64))
+        found[index] = Prediction(
+            id=conversation.id,
+            probability=probability / probability.sum(-1, keepdims=True),
+            contribution=contribution[row, columns],
+            present=conversation.present,
+            speaker=conversation.speaker,
+            label=conversation.label,
+            transcript=conversation.transcript,
+            weights=None if weights is None else weights[row, columns],
+        )
+    return found

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from emojax.config.swept import off
 from emojax.nn.layers import Dropout, Standardise, dense
 from emojax.nn.sharding import constrain, stream
 from emojax.ops.random import keep_mask
@@ -69,7 +70,7 @@ class Multimodal(nn.Module):
         features say of themselves, and context is worth learning.
         """
         rate = self.config.feature_mix
-        if rate == 0 or not self.has_rng("dropout"):
+        if off(rate) or not self.has_rng("dropout"):
             return features
         mix_key, donor_key, share_key = jax.random.split(self.make_rng("dropout"), 3)
         donor = jax.random.randint(donor_key, present.shape, 0, present.size)
@@ -89,7 +90,7 @@ class Multimodal(nn.Module):
         One draw for each row, segment and modality: conversations of a packed row differ.
         """
         rate = self.config.modality_dropout
-        if rate == 0 or not self.has_rng("dropout"):
+        if off(rate) or not self.has_rng("dropout"):
             return present
         rows, length, modalities = present.shape
         # A row holds at most as many conversations as it has columns.

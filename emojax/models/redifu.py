@@ -72,7 +72,7 @@ class Redifu(Multimodal):
         for depth in range(c.encoder_layers):
             x = rematerialised(DifferentialLayer, self.remat)(
                 c.heads, c.attention, c.causal, c.feed_forward_ratio, c.dropout,
-                c.attention_dropout, depth, dtype,
+                c.attention_dropout, depth, dtype, c.lambda_init,
                 name=f"{name}_encoder_{depth}",
             )(x, batch.segment, batch.position)  # fmt: skip
         return x

@@ -20,7 +20,7 @@ from emojax.nn.sharding import (
     whole_rows,
 )
 from emojax.ops.diff_attention import differential_attention
-from emojax.ops.random import seeds
+from emojax.ops.random import Rate, seeds
 
 
 def rotate(x: Float[Array, "B L H d"], position: Int[Array, "B L"]) -> Float[Array, "B L H d"]:
@@ -39,7 +39,8 @@ class DifferentialAttention(nn.Module):
     `temporal`: the second map is that of keys one step earlier, lambda per head. `dual`: Diff
     Transformer (arXiv:2410.05258), two query/key groups of half the head width, lambda from four
     vectors, a norm per head. `v2`: two queries per key, lambda per token and head from a gate.
-    `none`: plain attention. Keys and values may be those of another `source`.
+    `none`: plain attention. Keys and values may be those of another `source`. Where lambda starts
+    may be told, else it is what `lambda_start` says.
     """
 
     heads: int
@@ -48,6 +49,7 @@ class DifferentialAttention(nn.Module):
     drop_rate: float
     depth: int
     dtype: Any
+    lambda_init: Any = None
 
     @nn.compact
     def __call__(
@@ -82,12 +84,12 @@ class DifferentialAttention(nn.Module):
         else:
             (q,), (k,) = turned("query", width), turned("key", width)
             if self.variant == "temporal":
-                half = partitioned(nn.initializers.constant(0.5), "heads")
+                half = partitioned(nn.initializers.constant(self.lambda_start), "heads")
                 lam = self.param("lambda", half, (heads,), jnp.float32)
         (v,) = project("value", width)
         y = self.attend(q, k, v, lam, q2, k2, segment)
         if self.variant == "dual":
-            y = self.head_norm(y) * (1 - self.lambda_init)
+            y = self.head_norm(y) * (1 - self.lambda_start)
         y = rearrange(y, "b l h d -> b l (h d)").astype(self.dtype)
         out = dense(width, self.dtype, "out", axes=("heads", "embed"), use_bias=False)
         return stream(out(y))
@@ -120,13 +122,16 @@ class DifferentialAttention(nn.Module):
         return over_shards(attend, names, heads)(q, k, v, lam, q2, k2, segment, seed)
 
     @property
-    def lambda_init(self) -> float:
-        return 0.8 - 0.6 * math.exp(-0.3 * self.depth)
+    def lambda_start(self) -> float | Array:
+        """Of `dual` it also scales what the head norm lets through, for good."""
+        if self.lambda_init is not None:
+            return self.lambda_init
+        return 0.8 - 0.6 * math.exp(-0.3 * self.depth) if self.variant == "dual" else 0.5
 
     def dual_lambda(self, width: int) -> Float[Array, ""]:
         vectors = self.param("lambda", nn.initializers.normal(0.1), (4, width), jnp.float32)
         return (
-            jnp.exp(vectors[0] @ vectors[1]) - jnp.exp(vectors[2] @ vectors[3]) + self.lambda_init
+            jnp.exp(vectors[0] @ vectors[1]) - jnp.exp(vectors[2] @ vectors[3]) + self.lambda_start
         )
 
     def head_norm(self, y: Float[Array, "B L H d"]) -> Float[Array, "B L H d"]:
@@ -139,7 +144,7 @@ class FeedForward(nn.Module):
     """Two affine layers with an exact gelu between them."""
 
     ratio: int
-    drop_rate: float
+    drop_rate: Rate
     dtype: Any
 
     @nn.compact
@@ -160,10 +165,11 @@ class DifferentialLayer(nn.Module):
     variant: str
     causal: bool
     ratio: int
-    drop_rate: float
+    drop_rate: Rate
     attention_drop_rate: float
     depth: int
     dtype: Any
+    lambda_init: Any = None
 
     @nn.compact
     def __call__(
@@ -172,7 +178,7 @@ class DifferentialLayer(nn.Module):
         drop = Dropout(self.drop_rate)
         attention = DifferentialAttention(
             self.heads, self.variant, self.causal, self.attention_drop_rate, self.depth, self.dtype,
-            name="attention",
+            self.lambda_init, name="attention",
         )  # fmt: skip
         if source is not None:
             source = LayerNorm(name="source_norm")(source)

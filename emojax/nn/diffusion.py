@@ -16,6 +16,7 @@ from emojax.nn.sharding import first_column, over_shards, partitioned, stream, w
 from emojax.ops.diff_attention import differential_attention
 from emojax.ops.diff_attention.reference import masked_softmax
 from emojax.ops.diffusion import diffuse
+from emojax.ops.random import Rate
 
 
 class TextGuidedDiffusion(nn.Module):
@@ -29,7 +30,7 @@ class TextGuidedDiffusion(nn.Module):
     heads: int
     steps: int
     causal: bool
-    drop_rate: float
+    drop_rate: Rate
     dtype: Any
     gates: bool = True
 

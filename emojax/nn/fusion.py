@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 
 from emojax.nn.layers import Dropout, dense, gelu
 from emojax.ops.diff_attention.reference import masked_softmax
+from emojax.ops.random import Rate
 
 _TINY = 1e-30
 
@@ -21,7 +22,7 @@ class Hidden(nn.Module):
 
     layers: int
     features: int
-    drop_rate: float
+    drop_rate: Rate
     dtype: Any
 
     @nn.compact

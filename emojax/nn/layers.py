@@ -13,8 +13,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from emojax.config.swept import off
 from emojax.nn.sharding import STORED, constrain, divided, partitioned, with_gathered
-from emojax.ops.random import dropout
+from emojax.ops.random import Rate, dropout
 from emojax.types import MODALITIES
 
 
@@ -25,11 +26,11 @@ class Dropout(nn.Module):
     flag through every layer.
     """
 
-    rate: float
+    rate: Rate
 
     @nn.compact
     def __call__(self, x: Array, place: Array | None = None) -> Array:
-        if self.rate == 0.0 or not self.has_rng("dropout"):
+        if off(self.rate) or not self.has_rng("dropout"):
             return x
         return dropout(x, self.rate, self.make_rng("dropout"), place)
 
@@ -130,7 +131,11 @@ def dense(
 
 
 class FusedDense(nn.Module):
-    """Several affine layers of the same input, one beside the other in kernel and bias."""
+    """Several linear layers of the same input, their kernels side by side.
+
+    Without biases: that of attention keys moves all scores of a query alike, so its gradient is
+    nothing but rounding, which optimisers like Adam blow up to whole steps.
+    """
 
     parts: int
     features: int
@@ -143,7 +148,6 @@ class FusedDense(nn.Module):
         kernel = self.param(
             "kernel", partitioned(nn.linear.default_kernel_init, "fused", None), shape, jnp.float32
         )
-        bias = self.param("bias", partitioned(nn.initializers.zeros, None), shape[1:], jnp.float32)
         kernel = kernel.astype(self.dtype).reshape(shape[0], self.parts, self.features)
         axes = ("embed", None, "heads")
         kernel = constrain(kernel, *axes)  # devices of the model axis trade rows for heads
@@ -154,9 +158,7 @@ class FusedDense(nn.Module):
             # The same, its gradient summed in the order of a plain affine layer's.
             return (x @ kernel.reshape(len(kernel), -1)).reshape(*x.shape[:-1], *kernel.shape[1:])
 
-        y = with_gathered(products, x.astype(self.dtype), kernel, *axes)
-        y += bias.astype(self.dtype).reshape(self.parts, self.features)
-        return jnp.moveaxis(y, -2, 0)
+        return jnp.moveaxis(with_gathered(products, x.astype(self.dtype), kernel, *axes), -2, 0)
 
 
 def statistics(

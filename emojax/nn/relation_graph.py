@@ -14,7 +14,7 @@ from emojax.nn.attention import FeedForward
 from emojax.nn.layers import Dropout, FusedDense, LayerNorm, dense, dropout_key
 from emojax.nn.sharding import first_column, over_shards, partitioned, stream, whole_rows
 from emojax.ops.masks import RELATIONS
-from emojax.ops.random import seeds
+from emojax.ops.random import Rate, seeds
 from emojax.ops.relation_attention import relation_attention
 
 
@@ -31,7 +31,7 @@ class RelationGraphLayer(nn.Module):
     causal: bool
     cross_modal: str
     ratio: int
-    drop_rate: float
+    drop_rate: Rate
     attention_drop_rate: float
     dtype: Any
 

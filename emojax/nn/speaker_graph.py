@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from emojax.nn.layers import Dropout, dense
 from emojax.ops.diff_attention.reference import masked_softmax
 from emojax.ops.masks import RELATIONS
+from emojax.ops.random import Rate
 from emojax.ops.windows import Windows
 
 
@@ -31,7 +32,7 @@ class SpeakerGraph(nn.Module):
 
     window: int
     causal: bool
-    drop_rate: float
+    drop_rate: Rate
     dtype: Any
 
     @nn.compact

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+Scalar = float | Float[Array, ""]
+
 
 def cross_entropy(
     logits: Float[Array, "*axes C"],
     label: Int[Array, "*axes"],
     class_weight: Float[Array, " C"] | None = None,
-    smoothing: float = 0.0,
+    smoothing: Scalar = 0.0,
 ) -> Float[Array, ""]:
     """Weighted mean of -log p[label] in nats over the labelled utterances; 0 if there are none.
 
@@ -27,7 +29,7 @@ def summed_cross_entropy(
     logits: Float[Array, "*axes C"],
     label: Int[Array, "*axes"],
     class_weight: Float[Array, " C"] | None = None,
-    smoothing: float = 0.0,
+    smoothing: Scalar = 0.0,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Numerator and denominator of `cross_entropy`, to be added up over parts of a batch."""
     classes = logits.shape[-1]
@@ -43,7 +45,7 @@ def summed_distillation(
     teacher: Float[Array, "*axes C"],
     label: Int[Array, "*axes"],
     class_weight: Float[Array, " C"] | None = None,
-    temperature: float = 1.0,
+    temperature: Scalar = 1.0,
 ) -> Float[Array, ""]:
     """T^2 KL(softmax(teacher / T) | softmax(student / T)) in nats, summed as `summed_cross_entropy`
     sums (SDT, arXiv:2310.20494; arXiv:1503.02531). Nothing is learned by the teacher."""

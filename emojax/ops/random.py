@@ -3,10 +3,35 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from emojax.config.swept import off
+
+_WORDS = 2**32
+
+
+class TracedRate(NamedTuple):
+    """A rate of dropout that only the run of a program knows.
+
+    Attributes:
+      threshold: u32[]; what is dropped are words below it.
+      kept: f32[], 1 - rate.
+    """
+
+    threshold: Array
+    kept: Array
+
+
+Rate = float | TracedRate
+
+
+def words(rate: float) -> int:
+    """Of 2^32 words how many are dropped; a rate in float32 would miss some."""
+    return min(round(rate * _WORDS), _WORDS - 1)
 
 
 def _mix(x: Array) -> Array:
@@ -19,7 +44,7 @@ def _mix(x: Array) -> Array:
     return x ^ (x >> 16)
 
 
-def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
+def keep_mask(key: Array, rate: Rate, shape: tuple[int, ...]) -> Array:
     """bool[shape], each True with probability 1 - `rate`, reproducible from `key`.
 
     The bit of an element is a hash of its index and the key, so the mask is computed where it is
@@ -29,7 +54,7 @@ def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
     return keep_at(key, rate, jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape))
 
 
-def keep_at(key: Array, rate: float, index: Array) -> Array:
+def keep_at(key: Array, rate: Rate, index: Array) -> Array:
     """The elements of `keep_mask` at u32 indices into its flattened array."""
     words = jax.random.key_data(key).ravel()
     bits = _mix(_mix(index ^ words[0]) + words[-1])
@@ -53,19 +78,20 @@ def keep_pair(seed: Array, query: Array, key: Array, rate: float) -> Array:
     return bits >= _threshold(rate)
 
 
-def _threshold(rate: float) -> Array:
-    return jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+def _threshold(rate: Rate) -> Array:
+    return rate.threshold if isinstance(rate, TracedRate) else jnp.uint32(words(rate))
 
 
-def dropout(x: Array, rate: float, key: Array | None, place: Array | None = None) -> Array:
+def dropout(x: Array, rate: Rate, key: Array | None, place: Array | None = None) -> Array:
     """Inverted dropout; the identity without a key or a rate.
 
     Args:
       place: i32[N] of an x [N, D]: what is dropped of row n is what would be dropped of row
         `place[n]` of an array in which the rows lie otherwise.
     """
-    if key is None or rate == 0.0:
+    if key is None or off(rate):
         return x
+    share = rate.kept if isinstance(rate, TracedRate) else 1 - rate
 
     @jax.checkpoint  # The backward pass needs the mask alone, and hashes it again.
     def drop(x: Array, key: Array) -> Array:
@@ -74,6 +100,6 @@ def dropout(x: Array, rate: float, key: Array | None, place: Array | None = None
         else:
             column = jnp.arange(x.shape[1], dtype=jnp.uint32)
             kept = keep_at(key, rate, place.astype(jnp.uint32)[:, None] * x.shape[1] + column)
-        return jnp.where(kept, x / jnp.asarray(1 - rate, x.dtype), 0)
+        return jnp.where(kept, x / jnp.asarray(share, x.dtype), 0)
 
     return drop(x, key)

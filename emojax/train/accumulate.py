@@ -12,6 +12,7 @@ from jax import Array
 from jaxtyping import Float
 
 from emojax.config import TrainConfig
+from emojax.config.swept import off
 from emojax.errors import ConfigError
 from emojax.nn.sharding import constrain
 from emojax.train.objective import TINY, combined, terms
@@ -75,7 +76,7 @@ def accumulated(
 
     shapes = jax.eval_shape(sums_of, params, *jax.tree.map(lambda x: x[0], each))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    powers = config.auxiliary_weight > 0 and config.auxiliary_power > 1
+    powers = not off(config.auxiliary_weight) and config.auxiliary_power > 1
     sums = jax.lax.scan(add, zeros, each)[0][0] if powers else zeros[0]
     total = jnp.maximum(_weight(batch, weights), TINY)
     slopes = jax.grad(lambda means: combined(list(means), config))(sums / total) / total

@@ -5,9 +5,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import resource
-import signal
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,7 +17,6 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
-from emojax.config import TrainConfig
 from emojax.data.packing import plan_epoch
 from emojax.data.pipeline import Batches, PackedBatch
 from emojax.dist import processes
@@ -30,10 +26,12 @@ from emojax.errors import NonFiniteError
 from emojax.evaluate.metrics import score
 from emojax.evaluate.predict import make_predict, predict_split
 from emojax.train.checkpoint import Checkpoints
+from emojax.train.interruption import Interrupted, Sigterm
 from emojax.train.log import MetricLog, NoLog, Watch
 from emojax.train.objective import class_weights
 from emojax.train.optimiser import build_optimiser, build_schedule
 from emojax.train.profile import Profiler
+from emojax.train.progress import Progress
 from emojax.train.run import Run, alone
 from emojax.train.step import NEVER, TrainState, make_initial_state, make_train_step
 from emojax.types import Batch
@@ -44,39 +42,6 @@ STOP_EVERY = 4
 """Steps after which processes ask one another whether any of them is to stop."""
 IN_FLIGHT = 2
 """Steps whose metrics are not asked for yet: the host stays ahead of the device."""
-
-
-class Interrupted(Exception):  # noqa: N818, nothing went wrong
-    """SIGTERM arrived, and the run was saved."""
-
-
-@dataclasses.dataclass
-class Progress:
-    """What a run knows of itself besides its arrays; saved as the notes of a checkpoint.
-
-    Attributes:
-      iterator: position in the data.
-      history: a record for every finished epoch.
-      best: the record that validation prefers so far, or None.
-      loss_sum, loss_count: of the epoch under way.
-      seconds: wall time of all sittings.
-      peak_memory: largest resident size of a sitting, MiB.
-      log_size: bytes of the metrics log.
-    """
-
-    iterator: dict[str, Any]
-    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    best: dict[str, Any] | None = None
-    loss_sum: float = 0.0
-    loss_count: int = 0
-    seconds: float = 0.0
-    peak_memory: float = 0.0
-    log_size: int = 0
-
-
-def better(config: TrainConfig, value: float, than: float) -> bool:
-    """Whether a validation score beats another; of equals the earlier epoch stays."""
-    return value < than if config.select == "nll" else value > than
 
 
 def train(
@@ -97,7 +62,7 @@ def train(
     started = time.monotonic()
     return_memory_after_compiling()
     with contextlib.ExitStack() as stack:
-        sigterm = stack.enter_context(_Sigterm())
+        sigterm = stack.enter_context(Sigterm())
         if processes.first():
             stack.enter_context(alone(run.folder))
         config = run.config.train
@@ -184,7 +149,7 @@ class _Loop:
     def __init__(
         self, run: Run, mesh: Mesh | None, step_function: Callable, iterator: Any,
         progress: Progress, last: Checkpoints, best: Checkpoints, log: MetricLog, watch: Watch,
-        sigterm: _Sigterm, started: float, profiler: Profiler,
+        sigterm: Sigterm, started: float, profiler: Profiler,
     ):  # fmt: skip
         self.run_, self.mesh, self.config = run, mesh, run.config.train
         self.step_function, self.iterator = step_function, iterator
@@ -201,7 +166,7 @@ class _Loop:
     def run(self, state: TrainState) -> TrainState:
         epoch_started, conversations = time.monotonic(), 0
         step = int(state.step)
-        while not self.finished():
+        while not self.progress.finished(self.config):
             if self.stopping(step, self.sigterm.arrived):
                 self.save(state, step)
                 self.last.wait()
@@ -228,13 +193,6 @@ class _Loop:
                 self.save(state, step)
         return state
 
-    def finished(self) -> bool:
-        done = len(self.progress.history)
-        if done >= self.config.epochs:
-            return True
-        best, patience = self.progress.best, self.config.patience
-        return bool(patience and best and done - 1 - best["epoch"] >= patience)
-
     def account(self, state: TrainState, rate: float = 0.0) -> None:
         """Read the metrics of the oldest step in flight."""
         step, packed, metrics = self.in_flight.popleft()
@@ -242,8 +200,7 @@ class _Loop:
         if values["halted"] != NEVER:
             self.stop(packed, step, values)
         loss = float(values["loss"])
-        self.progress.loss_sum += loss
-        self.progress.loss_count += 1
+        self.progress.add_loss(loss)
         self.log.write(
             step, {
                 "epoch": packed.epoch, "loss": loss,
@@ -290,27 +247,11 @@ class _Loop:
         if bad:
             self.halt(step, epoch, bad, "validation probabilities are not finite. Conversations")
         scores = score(predictions, len(self.run_.corpus.signature.labels))
-        record: dict[str, Any] = {
-            "epoch": epoch,
-            "step": step,
-            "train_loss": progress.loss_sum / max(progress.loss_count, 1),
-            "validation": {
-                "accuracy": scores.accuracy, "weighted_f1": scores.weighted_f1,
-                "macro_f1": scores.macro_f1, "nll": scores.nll, "ece": scores.ece,
-            },
-            "seconds": seconds,
-            "conversations_per_second": conversations / seconds,
-        }  # fmt: skip
-        value = record["validation"][self.config.select]
-        is_best = (
-            progress.best is None
-            or self.config.select_last
-            or better(self.config, value, progress.best["validation"][self.config.select])
+        is_best = progress.end_epoch(
+            self.config, scores, step=step, seconds=seconds, conversations=conversations
         )
-        progress.history.append(record)
-        progress.loss_sum, progress.loss_count = 0.0, 0
+        record = progress.history[-1]
         if is_best:
-            progress.best = record
             if not processes.alone():
                 self.last.wait()  # Orbax cannot write two series at once among processes.
             self.best.save(step, state.variables(), {"record": record})
@@ -322,38 +263,7 @@ class _Loop:
         progress = self.progress
         progress.iterator = self.iterator.get_state()
         progress.log_size = self.log.flush()
-        progress.seconds = self.earlier + time.monotonic() - self.started
-        progress.peak_memory = max(progress.peak_memory, _peak_memory())
+        progress.sit(self.earlier + time.monotonic() - self.started)
         # Notes that name a best epoch must not be on disk before that epoch is.
         self.best.wait()
         self.last.save(step, state, dataclasses.asdict(progress))
-
-
-def _peak_memory() -> float:
-    """Largest resident size of this process so far, MiB (Linux counts KiB, macOS bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-
-
-class _Sigterm:
-    """Notes SIGTERM while inside instead of dying; the handler that was there returns afterwards.
-
-    Attributes:
-      arrived: whether it came.
-    """
-
-    arrived = False
-
-    def __enter__(self) -> _Sigterm:
-        try:
-            self._before: Any = signal.signal(signal.SIGTERM, self._note)
-        except ValueError:  # not the main thread, which alone may handle signals
-            self._before = None
-        return self
-
-    def _note(self, *_: object) -> None:
-        self.arrived = True
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)

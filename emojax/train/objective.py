@@ -10,6 +10,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from emojax.config import TrainConfig
+from emojax.config.swept import off
 from emojax.models.output import Output
 from emojax.ops.losses import summed_cross_entropy, summed_distillation
 from emojax.types import MODALITIES
@@ -65,9 +66,9 @@ def terms(
     loss, total = nll(output.logits)
     sums = [loss]
     each = [output.modality_logits[:, :, m] for m in range(len(MODALITIES))]
-    if config.auxiliary_weight:
+    if not off(config.auxiliary_weight):
         sums += [nll(logits)[0] for logits in each]
-    if config.distillation_weight:
+    if not off(config.distillation_weight):
         sums += [
             summed_distillation(
                 logits, output.logits, label, weights, config.distillation_temperature
@@ -80,7 +81,7 @@ def terms(
 def combined(means: Sequence[Array], config: TrainConfig) -> Array:
     """The objective of the means of what `terms` lists."""
     loss, *others = means
-    count = len(MODALITIES) if config.auxiliary_weight else 0
+    count = 0 if off(config.auxiliary_weight) else len(MODALITIES)
     for each in others[:count]:
         loss += config.auxiliary_weight * jnp.power(each, config.auxiliary_power)
     for each in others[count:]:

@@ -16,6 +16,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from emojax.config import TrainConfig
+from emojax.config.swept import off
 from emojax.data.pipeline import smallest_batch
 from emojax.dist.compiler import compiler_options
 from emojax.dist.rules import placement, replicated, tree_shardings
@@ -56,7 +57,7 @@ class TrainState:
         return {"params": params, "statistics": self.statistics}
 
 
-def _fresh_state(
+def fresh_state(
     model: nn.Module, optimiser: optax.GradientTransformation, config: TrainConfig
 ) -> Callable[[Array, Batch, Any], TrainState]:
     """(key, batch, statistics) -> state; every leaf has a strong dtype."""
@@ -68,7 +69,7 @@ def _fresh_state(
             step=jnp.zeros((), jnp.int32),
             params=params,
             opt_state=optimiser.init(params),
-            average=jax.tree.map(jnp.copy, params) if config.ema_decay > 0 else None,
+            average=None if off(config.ema_decay) else jax.tree.map(jnp.copy, params),
             statistics=statistics,
             key=jax.random.key_data(dropout_key),
             halted=jnp.full((), NEVER, jnp.int32),
@@ -85,7 +86,7 @@ def state_shapes(
     widths = model.signature.widths
     given = jax.random.key(0), smallest_batch(widths), identity_statistics(widths)
     with named_axes():  # which averages and moments take over from their parameters
-        return jax.eval_shape(_fresh_state(model, optimiser, config), *given)
+        return jax.eval_shape(fresh_state(model, optimiser, config), *given)
 
 
 def state_shardings(
@@ -105,11 +106,64 @@ def make_initial_state(
 
     Every leaf lies where `state_shardings` says; without a mesh, on one device.
     """
-    initial_state = _fresh_state(model, optimiser, config)
+    initial_state = fresh_state(model, optimiser, config)
     shardings = None if mesh is None else state_shardings(model, optimiser, config, mesh)
     return jax.jit(
         initial_state, out_shardings=shardings, compiler_options=compiler_options(once=True)
     )
+
+
+def advance(
+    state: TrainState,
+    batch: Batch,
+    model: nn.Module,
+    optimiser: optax.GradientTransformation,
+    config: TrainConfig,
+    schedule: optax.Schedule,
+    class_weight: Array | None,
+) -> tuple[TrainState, dict[str, Array]]:
+    """One step of training, pure: (state, metrics), the latter as `make_train_step` says."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+
+    def output_of(params: Any, batch: Batch, key: Array) -> Any:
+        variables = {"params": params, "statistics": state.statistics}
+        return model.apply(variables, batch, rngs={"dropout": key})
+
+    def loss_of(params: Any) -> Array:
+        return objective(output_of(params, batch, key), batch.label, config, class_weight)
+
+    if config.accumulate == 1:
+        loss, gradients = jax.value_and_grad(loss_of)(state.params)
+    else:
+        loss, gradients = accumulated(output_of, state.params, batch, key, config, class_weight)
+    norm = optax.tree.norm(gradients)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    halted = jnp.where((state.halted == NEVER) & ~finite, state.step, state.halted)
+    good = halted == NEVER
+
+    def update(params: Any, opt_state: Any, average: Any) -> tuple[Any, Any, Any]:
+        updates, opt_state = optimiser.update(gradients, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        if average is not None:
+            average = optax.incremental_update(params, average, 1 - config.ema_decay)
+        return params, opt_state, average
+
+    # A branch, not a selection of each array: the update then happens in place, where choosing
+    # between old and new would hold two more copies of the parameters.
+    params, opt_state, average = jax.lax.cond(
+        good, update, lambda *old: old, state.params, state.opt_state, state.average
+    )
+    metrics = {
+        "loss": loss,
+        "gradient_norm": norm,
+        "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+        "halted": halted,
+    }
+    state = dataclasses.replace(
+        state, step=state.step + good, params=params, opt_state=opt_state, average=average,
+        halted=halted,
+    )  # fmt: skip
+    return state, metrics
 
 
 def make_train_step(
@@ -130,50 +184,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         with sharded(None if mesh is None else placement(mesh)):
-            return advance(state, batch)
-
-    def advance(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-
-        def output_of(params: Any, batch: Batch, key: Array) -> Any:
-            variables = {"params": params, "statistics": state.statistics}
-            return model.apply(variables, batch, rngs={"dropout": key})
-
-        def loss_of(params: Any) -> Array:
-            return objective(output_of(params, batch, key), batch.label, config, class_weight)
-
-        if config.accumulate == 1:
-            loss, gradients = jax.value_and_grad(loss_of)(state.params)
-        else:
-            loss, gradients = accumulated(output_of, state.params, batch, key, config, class_weight)
-        norm = optax.tree.norm(gradients)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        halted = jnp.where((state.halted == NEVER) & ~finite, state.step, state.halted)
-        good = halted == NEVER
-
-        def update(params: Any, opt_state: Any, average: Any) -> tuple[Any, Any, Any]:
-            updates, opt_state = optimiser.update(gradients, opt_state, params)
-            params = optax.apply_updates(params, updates)
-            if average is not None:
-                average = optax.incremental_update(params, average, 1 - config.ema_decay)
-            return params, opt_state, average
-
-        # A branch, not a selection of each array: the update then happens in place, where choosing
-        # between old and new would hold two more copies of the parameters.
-        params, opt_state, average = jax.lax.cond(
-            good, update, lambda *old: old, state.params, state.opt_state, state.average
-        )
-        metrics = {
-            "loss": loss,
-            "gradient_norm": norm,
-            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
-            "halted": halted,
-        }
-        state = dataclasses.replace(
-            state, step=state.step + good, params=params, opt_state=opt_state, average=average,
-            halted=halted,
-        )  # fmt: skip
-        return state, metrics
+            return advance(state, batch, model, optimiser, config, schedule, class_weight)
 
     options: dict[str, Any] = {"donate_argnums": 0, "compiler_options": compiler_options()}
     if mesh is not None:

@@ -110,8 +110,8 @@ def test_lambda_starts_where_the_papers_say():
         (variant, depth): DifferentialAttention(H, variant, False, 0.0, depth, jnp.float32)
         for variant, depth in [("dual", 0), ("dual", 5), ("temporal", 0)]
     }
-    assert layers["dual", 0].lambda_init == pytest.approx(0.2)
-    assert layers["dual", 5].lambda_init == pytest.approx(0.8 - 0.6 * math.exp(-1.5))
+    assert layers["dual", 0].lambda_start == pytest.approx(0.2)
+    assert layers["dual", 5].lambda_start == pytest.approx(0.8 - 0.6 * math.exp(-1.5))
     start = jax.jit(layers["temporal", 0].init)(jax.random.key(0), X, SEGMENT, POSITION)
     np.testing.assert_array_equal(start["params"]["lambda"], [0.5] * H)
 

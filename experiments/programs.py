@@ -1,0 +1,75 @@
+"""Which runs of a study are one program, and their training."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+
+from emojax.config import Config
+from emojax.config.swept import structure
+from emojax.train.checkpoint import Checkpoints
+from emojax.train.progress import Progress
+from emojax.train.run import LAST, create_run, open_run
+from emojax.train.sweep import sweep
+
+
+def programs(configs: Mapping[str, Config], out: Path, most: int) -> list[list[str]]:
+    """Groups of runs that can be lanes of one program, at most so many each.
+
+    A sweep that was cut short is a group as it was. Runs that are trained already are groups too,
+    as training them again takes no time.
+
+    Args:
+      configs: by the name of the run.
+      out: of the study.
+    """
+    groups, left = [], dict(configs)
+    for known in sorted((out / "sweeps").glob("*/sweep.json")):
+        with contextlib.suppress(ValueError, KeyError, OSError):  # then it is no use to anybody
+            names = json.loads(known.read_text(encoding="utf-8"))["lanes"]
+            if names and all(name in left for name in names):
+                groups.append(names)
+                for name in names:
+                    del left[name]
+    alike: dict[str, list[str]] = {}
+    for name, config in left.items():
+        key = structure(config)
+        if trained(out / "runs" / name, config):
+            key = "trained"
+        alike.setdefault(key, []).append(name)
+    for names in alike.values():
+        groups += [names[start : start + most] for start in range(0, len(names), most)]
+    return groups
+
+
+def trained(folder: Path, config: Config) -> bool:
+    """Whether a run's training is finished."""
+    if not (folder / LAST).is_dir():
+        return False
+    with contextlib.closing(Checkpoints(folder / LAST, keep=None)) as series:
+        notes = series.notes()
+    return notes is not None and Progress(**notes).finished(config.train)
+
+
+def train(configs: Mapping[str, Config], out: Path, console: Console) -> None:
+    """Train a group of `programs`, or go on with it.
+
+    Raises:
+      EmojaxError: see `train.sweep.sweep`.
+    """
+    folders = {name: out / "runs" / name for name in configs}
+    if all(trained(folders[name], config) for name, config in configs.items()):
+        return
+    runs = [
+        open_run(folders[name])
+        if (folders[name] / "run.json").exists()
+        else create_run(folders[name], config)
+        for name, config in configs.items()
+    ]
+    name = hashlib.sha256(" ".join(configs).encode()).hexdigest()[:16]
+    sweep(runs, out / "sweeps" / name, console)
