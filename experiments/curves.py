@@ -155,8 +155,8 @@ def plot(panels: Sequence[Panel], found: Sequence[Found], path: Path, title: str
 
 def draw(
     panels: Sequence[Panel], results: Sequence[Result], out: Path, name: str, question: str
-) -> None:
-    """Write `curves.md`, `curves.tex` and `curves.png` of a study."""
+) -> list[Sheet]:
+    """Write `curves.md`, `curves.tex` and `curves.png` of a study; returns the tables."""
     found = [look_up(panel, results) for panel in panels]
     missing = {name: share for each in results for name, share in each.missing.items()}
     sheets = [sheet(*each, missing) for each in zip(panels, found, strict=True)]
@@ -165,3 +165,4 @@ def draw(
     (out / "curves.md").write_text(page, "utf-8")
     (out / "curves.tex").write_text("\n".join(s.latex() for s in sheets), "utf-8")
     plot(panels, found, out / "curves.png", name)
+    return sheets
