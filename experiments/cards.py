@@ -140,7 +140,8 @@ def _future(known: Sequence[Mapping[str, Any]]) -> Verdict:
 
 
 def _largest(found: Sequence[Mapping[str, Any]], small: bool) -> str:
-    return f"{'at most' if small else 'up to'} {max(each['largest'] for each in found):.1e}"
+    largest = max(each["largest"] for each in found)
+    return f"{'at most' if small else 'up to'} {f'{largest:.1e}' if largest else '0'}"
 
 
 def _looked_at(found: Sequence[Mapping[str, Any]]) -> str:

@@ -11,7 +11,7 @@ from emojax.evaluate.markup import short
 from experiments.store import Result
 
 SHOWN = 12
-"""Digits of a hash that a card shows."""
+"""Digits that a card shows of a hash."""
 
 
 def facts(runs: Sequence[Result], known: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -32,7 +32,7 @@ def facts(runs: Sequence[Result], known: Sequence[Mapping[str, Any]]) -> dict[st
         "Training": f"{time} s a run"
         + (f", a share of programs of up to {lanes} runs" if lanes > 1 else ""),
         **(_machine(known) if known else {}),
-        "Commit": _agreed([run.commit or "unknown" for run in runs]),
+        "Commit": _agreed([_commit(run.commit) for run in runs]),
     }
 
 
@@ -80,6 +80,10 @@ def _machine(known: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         "Devices": _agreed([f"{len(e['devices'])} × {e['devices'][0]}" for e in known]),
         "Versions": _agreed([short(each["versions"]) for each in known]),
     }
+
+
+def _commit(name: str) -> str:
+    return name[:SHOWN] + "+" * name.endswith("+") if name else "unknown"
 
 
 def _spread(values: Sequence[float], digits: int) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from emojax.evaluate import plots
 from emojax.evaluate.markup import embedded, templates
@@ -56,6 +56,7 @@ def page(
             for each in pictures
         ],
         cards=cards,
+        prose=_prose,
         state=_state,
         unpublished=UNPUBLISHED,
         reliability=_reliability,
@@ -63,6 +64,15 @@ def page(
         script=Markup(script),
         allowed=f"'sha256-{digest}'",
     )  # fmt: skip
+
+
+def _prose(text: str) -> Markup:
+    """Words, those between backticks as code."""
+    parts = [escape(part) for part in text.split("`")]
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else part
+        for number, part in enumerate(parts)
+    )
 
 
 def _state(verdict: Verdict) -> str:

@@ -40,7 +40,7 @@ class Figure:
     def verdict(self, dataset: str) -> str:
         """Whether it compares with results on that corpus, and why."""
         elsewhere = dataset.lower() not in self.corpus.lower().replace(",", " ").split()
-        reasons = [f"this study is on {dataset}"] if elsewhere else []
+        reasons = [f"this study's corpus is {dataset}"] if elsewhere else []
         comparable = self.comparable and not elsewhere
         return f"{'yes' if comparable else 'no'}: {'; '.join([*reasons, self.reason])}"
 
