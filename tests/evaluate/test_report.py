@@ -6,10 +6,7 @@ import base64
 import dataclasses
 import json
 import re
-import shutil
-import subprocess
 import xml.etree.ElementTree as ElementTree
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +18,7 @@ from emojax.evaluate.decisions import pick_conversation
 from emojax.evaluate.metrics import majority_scores, score
 from emojax.evaluate.report import Report, plain, write_report
 from tests.evaluate.samples import LABELS, SPEAKERS, predict, sample
-
-ATTACK = (
-    "<script>document.title='owned'</script><img src=http://x.test/a onerror=alert(1)> | `x` *b*"
-)
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+from tests.pages import ATTACK, Page
 
 
 def make_report(**changes) -> Report:
@@ -91,25 +84,6 @@ def hostile_report() -> Report:
         reference={"bayes_accuracy": 0.8, "majority_accuracy": 0.3, "reached": 0.9, "text": ATTACK},
         skipped=[ATTACK],
     )
-
-
-class Page(HTMLParser):
-    """Collects tags, every attribute and the text of a page."""
-
-    def __init__(self, text: str):
-        super().__init__(convert_charrefs=True)
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.text = ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def strict_json(path: Path):
@@ -288,27 +262,6 @@ def test_nothing_is_written_of_a_report_that_cannot_be():
 def test_plain_values_are_json():
     value = {1: np.float32(0.5), "a": (np.arange(2), {3, 1}), "b": [float("inf"), None, True]}
     assert plain(value) == {"1": 0.5, "a": [[0, 1], [1, 3]], "b": [None, None, True]}
-
-
-@pytest.fixture(scope="module")
-def browse(tmp_path_factory):
-    """A function that loads a page in a headless browser and returns what became of it."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip("no Chromium here to show the page in")
-
-    def load(page: Path) -> str:
-        profile = tmp_path_factory.mktemp("profile")
-        command = [browser, "--headless", "--no-sandbox", "--disable-gpu"]
-        command += [f"--user-data-dir={profile}", "--allow-file-access-from-files"]
-        command += ["--virtual-time-budget=5000", "--dump-dom", page.as_uri()]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
-
-    trial = tmp_path_factory.mktemp("trial") / "page.html"
-    trial.write_text("<script>document.write(6 * 7)</script>")
-    if "42" not in load(trial):
-        pytest.skip(f"{browser} does not start here, or may not read our temporary files")
-    return load
 
 
 FRAME = """<iframe src="report.html" style="width:390px;height:800px"
