@@ -96,6 +96,8 @@ def _warnings(runs: Sequence[Result], known: Sequence[Mapping[str, Any]]) -> lis
             f"The test split was read up to {reads} times by a run: what was seen before can guide "
             "what is tried next."
         )
+    if any(each["config"]["train"].get("watch_test") for each in known):
+        found.append("Training scored the test split after every epoch, which chose none of them.")
     if any(run.commit.endswith("+") for run in runs):
         found.append("The code had changes that are in no commit.")
     return found

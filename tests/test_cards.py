@@ -190,6 +190,9 @@ def test_whatever_makes_runs_unlike_is_told(store):
     assert "read up to 3 times" in told
     assert "changes that are in no commit" in told
     assert len(card.warnings) == 4
+    for each in results[:8]:
+        each.audit["config"]["train"]["watch_test"] = True
+    assert "scored the test split after every epoch" in "\n".join(card_of(results, "ours").warnings)
     assert facts(card)["Versions"].startswith("DIFFERENT: ")
     assert facts(card)["Commit"] == f"DIFFERENT: {'a' * 12}; {'b' * 12}+"
 
