@@ -36,7 +36,7 @@ def looked_at(tiny_run, tmp_path_factory):
     made = []
 
     def making(*arguments, **options):
-        made.append(make_predict(*arguments, **options))
+        made.append(make_predict.__wrapped__(*arguments, **options))
         return made[-1]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ from emojax.types import MODALITIES, Batch, Prediction
 Predict = Callable[[Any, Batch], tuple[Array, Array, Array | None]]
 
 
+@functools.lru_cache(maxsize=8)  # compiled once for all runs of a study that share a model
 def make_predict(model: nn.Module, *, explain: bool = True, mesh: Mesh | None = None) -> Predict:
     """The jitted (variables, batch) -> (log probability f32[B, L, C], contribution f32[B, L, M],
     weights f32[B, L, M] of a model that has them, else None).
