@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
 from rich.console import Console
 
 from emojax.config import Config
@@ -16,6 +18,14 @@ from emojax.train.checkpoint import Checkpoints
 from emojax.train.progress import Progress
 from emojax.train.run import LAST, create_run, open_run
 from emojax.train.sweep import sweep
+
+
+def start(out: Path) -> None:
+    """Settle what a process that trains studies does with its devices; before it uses any."""
+    # A run on each core: small operations are no faster on several.
+    jax.config.update("jax_num_cpu_devices", os.cpu_count())
+    # The same program is met again at every restart, and by every search's next trials.
+    jax.config.update("jax_compilation_cache_dir", str((out / "compiled").absolute()))
 
 
 def programs(configs: Mapping[str, Config], out: Path, most: int) -> list[list[str]]:
@@ -49,11 +59,13 @@ def programs(configs: Mapping[str, Config], out: Path, most: int) -> list[list[s
 
 def trained(folder: Path, config: Config) -> bool:
     """Whether a run's training is finished."""
-    if not (folder / LAST).is_dir():
-        return False
+    return (folder / LAST).is_dir() and notes_of(folder).finished(config.train)
+
+
+def notes_of(folder: Path) -> Progress:
+    """What a run's newest checkpoint knows of it."""
     with contextlib.closing(Checkpoints(folder / LAST, keep=None)) as series:
-        notes = series.notes()
-    return notes is not None and Progress(**notes).finished(config.train)
+        return Progress(**(series.notes() or {"iterator": {}}))
 
 
 def train(configs: Mapping[str, Config], out: Path, console: Console) -> None:

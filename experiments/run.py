@@ -16,23 +16,23 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import pkgutil
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import jax
 from rich.console import Console
 from rich.table import Table
 
 from emojax.config import Config, digest, from_dict, load, override
 from emojax.errors import ConfigError, EmojaxError, NonFiniteError
 from emojax.evaluate import plots
+from emojax.train.interruption import Interrupted
 from experiments import cards, curves, html, studies, tables
 from experiments.outcome import result_of
-from experiments.programs import programs, train, trained
+from experiments.programs import programs, start, train, trained
 from experiments.published import figures
 from experiments.store import Store
 
@@ -46,9 +46,15 @@ def names() -> list[str]:
 
 
 def configs(
-    study: ModuleType, seeds: int, values: dict[str, Any], settings: list[str]
-) -> list[tuple[str, Config]]:
+    study: ModuleType, seeds: int, values: dict[str, Any], settings: list[str],
+    tuned: Path | None = None,
+) -> list[tuple[str, Config]]:  # fmt: skip
     """(variant, config) of every run.
+
+    Args:
+      values: of all variants.
+      settings: of all variants, even where a variant says otherwise.
+      tuned: folder of MODEL.toml with settings of each model, which variants may say otherwise of.
 
     Raises:
       ConfigError: a variant cannot be built from these settings; before anything is trained.
@@ -58,10 +64,22 @@ def configs(
         for variant, changes in study.VARIANTS.items():
             assignments = [*changes, *settings, f"train.seed={seed}"]
             try:
-                found.append((variant, from_dict(override(values, assignments))))
+                config = from_dict(override(values, assignments))
+                if tuned is not None:
+                    model = load(tuned / f"{config.model.name}.toml")
+                    config = from_dict(override(merged(values, model), assignments))
+                found.append((variant, config))
             except ConfigError as error:
                 raise ConfigError(f"{variant}: {error}") from error
     return found
+
+
+def merged(values: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    """Section by section; the others win."""
+    return {
+        section: {**values.get(section, {}), **others.get(section, {})}
+        for section in values | others
+    }
 
 
 def draw(study: ModuleType, name: str, store: Store, out: Path) -> list[tables.Row]:
@@ -101,6 +119,10 @@ def main() -> int:
     parser.add_argument("--data", metavar="SOURCE", help="a feature file or folder")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings of all variants")
     parser.add_argument(
+        "--tuned", type=Path, metavar="DIR",
+        help="settings of each model from DIR/MODEL.toml, as experiments.tune writes them",
+    )  # fmt: skip
+    parser.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="SECTION.FIELD=VALUE",
         help="a setting of all variants, even where a variant says otherwise",
     )  # fmt: skip
@@ -113,8 +135,7 @@ def main() -> int:
     for name in ("seeds", "lanes"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
-    # A run on each core: small operations are no faster on several.
-    jax.config.update("jax_num_cpu_devices", os.cpu_count())
+    start(options.out)
     console = Console()
     study = importlib.import_module(f"experiments.studies.{options.study}")
     settings = [*([f"data.source={options.data}"] if options.data else []), *options.overrides]
@@ -122,10 +143,14 @@ def main() -> int:
         store = Store(options.out / "results.jsonl")
         if not options.redraw:
             values = load(options.config) if options.config else {}
-            _train(study, configs(study, options.seeds, values, settings), store, options, console)
+            wanted = configs(study, options.seeds, values, settings, options.tuned)
+            _train(study, wanted, store, options, console)
         if not store.results:
             raise ConfigError(f"{store.path} holds no result to draw")
         rows = draw(study, options.study, store, options.out)
+    except Interrupted:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except (EmojaxError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -19,7 +19,7 @@ from emojax.config import MODELS
 REFERENCE = "redifu"
 
 AUTHORS = [
-    "data.layout=padded", "data.buckets=[]", "model.width=64", "model.heads=8", "model.dropout=0.2",
+    "data.layout=padded", "data.buckets=[]", "model.width=64", "model.heads=8",
 ]  # fmt: skip
 
 VARIANTS = {

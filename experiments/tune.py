@@ -1,0 +1,218 @@
+"""Settings of every model, chosen on validation alone, with the same budget for all.
+
+    python -m experiments.tune --out runs/tuning --trials 12
+    python -m experiments.tune --out runs/tuning --trials 12 --models redifu bc_lstm
+    python -m experiments.run main_table --out runs/main_table --tuned runs/tuning/settings
+
+Each model gets the same number of trials of the same length, the first of them its defaults, the
+others drawn by Optuna's tree-structured Parzen estimator from the space below, the same for all but
+for settings that a model does not have. A trial's worth is the validation score of its best epoch;
+the test split is never read. Trials asked for together are trained as one program.
+
+OUT/settings/MODEL.toml are the settings of the best trial, OUT/trials.csv all trials of all models,
+OUT/trials/MODEL.log what Optuna remembers: a search that was cut short goes on, and one asked for
+more trials adds to those it has.
+
+Cost on two cores with the embedded corpus, 12 trials of 3 epochs: a minute for models without
+context, ten for redifu, half an hour for mult, sdt and redifu_authors, two hours in all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from emojax.config import MODELS, Config, digest, from_dict, load, override
+from emojax.errors import ConfigError, EmojaxError, NonFiniteError
+from emojax.train.interruption import Interrupted
+from experiments.programs import notes_of, programs, start, train, trained
+from experiments.studies.main_table import VARIANTS
+
+SPACE: dict[str, tuple[float, float, bool]] = {
+    # field: least, most, whether on a logarithmic scale
+    "train.learning_rate": (3e-4, 1e-2, True),
+    "train.weight_decay": (1e-3, 0.5, True),
+    "model.dropout": (0.05, 0.6, False),
+    "model.modality_dropout": (0.02, 0.4, False),
+    "model.graph_dropout": (0.05, 0.6, False),
+}
+TOGETHER = 4
+"""Trials drawn before any of them is known: fewer would leave devices without work."""
+
+
+def space(config: Config) -> dict[str, tuple[float, float, bool]]:
+    """What of `SPACE` a model has."""
+    return {
+        field: bounds
+        for field, bounds in SPACE.items()
+        if hasattr(getattr(config, field.split(".")[0]), field.split(".")[1])
+    }
+
+
+def tune(
+    model: str,
+    changes: Sequence[str],
+    values: dict[str, Any],
+    trials: int,
+    out: Path,
+    console: Console,
+) -> Any:
+    """Run the trials of a model that are not there yet; returns Optuna's study of it."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+    from optuna.trial import TrialState
+
+    def config(numbers: dict[str, float]) -> Config:
+        drawn = [f"{field}={number!r}" for field, number in numbers.items()]
+        return from_dict(override(values, [*changes, *drawn]))
+
+    journal = out / "trials" / f"{model}.log"
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    default = config({})
+    direction = "minimize" if default.train.select == "nll" else "maximize"
+    study = optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(journal))), study_name=model,
+        direction=direction, load_if_exists=True,
+    )  # fmt: skip
+    # A search that goes on must not draw again what it has drawn.
+    study.sampler = optuna.samplers.TPESampler(
+        seed=len(study.trials), n_startup_trials=2 * TOGETHER, constant_liar=True
+    )
+    axes = {
+        field: optuna.distributions.FloatDistribution(low, high, log=log)
+        for field, (low, high, log) in space(default).items()
+    }
+    if not study.trials:
+        study.enqueue_trial({
+            field: getattr(getattr(default, field.split(".")[0]), field.split(".")[1])
+            for field in axes
+        })  # fmt: skip
+
+    def open_trials() -> list[Any]:
+        return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+    def done() -> int:
+        return len(study.trials) - len(open_trials()) - waiting()
+
+    def waiting() -> int:
+        return len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+    while (left := trials - done()) > 0:
+        while len(open_trials()) < min(TOGETHER, left):
+            study.ask(axes)
+        asked = open_trials()
+        configs = {digest(config(trial.params)): config(trial.params) for trial in asked}
+        for names in programs(configs, out, TOGETHER):
+            try:
+                train({name: configs[name] for name in names}, out, console)
+            except NonFiniteError as error:  # a bad trial is a result too
+                console.print(str(error), highlight=False)
+        for trial in asked:
+            folder = out / "runs" / digest(config(trial.params))
+            if trained(folder, config(trial.params)):
+                best = notes_of(folder).best
+                assert best is not None
+                study.tell(trial.number, best["validation"][default.train.select])
+            else:
+                study.tell(trial.number, state=TrialState.FAIL)
+    return study
+
+
+def write_settings(study: Any, model: str, changes: Sequence[str], out: Path) -> Path:
+    """The settings of the best trial as a file that `--config` and `--tuned` read."""
+    trial = study.best_trial
+    drawn = [f"{field}={number:.4g}" for field, number in trial.params.items()]
+    sections = override({}, [*changes, *drawn])
+    finished = [each for each in study.trials if each.value is not None]
+    lines = [
+        f"# {model}: trial {trial.number} of {len(finished)} by validation "
+        f"({trial.value:.4f}; the defaults had {finished[0].value:.4f}).",
+    ]
+    for section, fields in sections.items():
+        lines += ["", f"[{section}]", *(f"{k} = {json.dumps(v)}" for k, v in fields.items())]
+    path = out / "settings" / f"{model}.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def write_trials(studies: dict[str, Any], path: Path) -> None:
+    """A row for every trial of every model."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["model", "trial", "state", "validation", *SPACE])
+        for model, study in studies.items():
+            for trial in study.trials:
+                value = "" if trial.value is None else f"{trial.value:.5f}"
+                numbers = [
+                    f"{trial.params[field]:.5g}" if field in trial.params else "" for field in SPACE
+                ]
+                rows.writerow([model, trial.number, trial.state.name.lower(), value, *numbers])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.tune", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--trials", type=int, default=12, help="of each model (default 12)")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), metavar="NAME")
+    parser.add_argument("--data", metavar="SOURCE", help="a feature file or folder")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings of all models")
+    parser.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="SECTION.FIELD=VALUE",
+        help="a setting of all models (default: train.epochs=3)",
+    )  # fmt: skip
+    options = parser.parse_args()
+    if options.trials < 1:
+        parser.error("--trials must be at least 1")
+    start(options.out)
+    console = Console()
+    common = [*([f"data.source={options.data}"] if options.data else []), "train.epochs=3"]
+    studies = {}
+    table = Table("model", "trials", "defaults", "best", "settings")
+    try:
+        try:
+            import optuna
+        except ImportError as error:
+            raise ConfigError("tuning needs Optuna: pip install 'emojax[tune]'") from error
+        optuna.logging.set_verbosity(logging.WARNING)
+        values = load(options.config) if options.config else {}
+        for model in options.models:
+            console.print(f"{model}: {options.trials} trials", highlight=False)
+            changes = [*VARIANTS[model], *common, *options.overrides]
+            study = tune(model, changes, values, options.trials, options.out, console)
+            if all(each.value is None for each in study.trials):
+                raise NonFiniteError(f"{model}: no trial came to an end; see {options.out}/runs")
+            studies[model] = study
+            path = write_settings(study, model, VARIANTS[model], options.out)
+            write_trials(studies, options.out / "trials.csv")
+            finished = [each.value for each in study.trials if each.value is not None]
+            table.add_row(
+                model, str(len(finished)), f"{finished[0]:.4f}", f"{study.best_value:.4f}",
+                str(path),
+            )  # fmt: skip
+    except Interrupted:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        return 128 + signal.SIGTERM
+    except (EmojaxError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    console.print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
