@@ -19,6 +19,9 @@ from emojax.train.progress import Progress
 from emojax.train.run import LAST, create_run, open_run
 from emojax.train.sweep import sweep
 
+LANES = 16
+"""Most runs that are one program, unless it is told otherwise."""
+
 
 def start(out: Path) -> None:
     """Settle what a process that trains studies does with its devices; before it uses any."""

@@ -32,7 +32,7 @@ from emojax.evaluate import plots
 from emojax.train.interruption import Interrupted
 from experiments import cards, curves, html, studies, tables
 from experiments.outcome import result_of
-from experiments.programs import programs, start, train, trained
+from experiments.programs import LANES, programs, start, train, trained
 from experiments.published import figures
 from experiments.store import Store
 
@@ -127,7 +127,7 @@ def main() -> int:
         help="a setting of all variants, even where a variant says otherwise",
     )  # fmt: skip
     parser.add_argument(
-        "--lanes", type=int, default=16, metavar="N", help="most runs that are one program"
+        "--lanes", type=int, default=LANES, metavar="N", help="most runs that are one program"
     )
     parser.add_argument("--redraw", action="store_true", help="tables from what is there, no run")
     parser.add_argument("--resume", action="store_true", help="what happens anyway")

@@ -3,9 +3,9 @@
     python -m experiments.seeds --config experiments/mosi.toml --data ../shared/data/mosi \\
         --out runs/mosi --seeds 10
 
-Costs as many trainings as there are seeds. Each seed is a run of its own under OUT/seed_K, so an
-interrupted study goes on where it stopped, and every number can be looked up in its report. The
-summary (test scores of the epochs that validation chose, mean ± sample deviation over seeds) is
+Seeds are trained as one program, as those of studies are. Each is a run of its own under OUT/runs,
+so every number can be looked up in its report, and what was interrupted goes on where it stopped.
+The summary (test scores of the epochs that validation chose, mean ± sample deviation over seeds) is
 printed and written to OUT/summary.json.
 
     python -m experiments.seeds --config experiments/mosi.toml --data ../shared/data/mosi \
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,23 +28,27 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from emojax.cli import main as emojax
+from emojax.config import Config, digest, from_dict, load, override
 from emojax.errors import EmojaxError
+from emojax.train.evaluation import evaluate_run
+from emojax.train.interruption import Interrupted
+from experiments.programs import LANES, programs, start, train
 
 METRICS = ("accuracy", "weighted_f1", "macro_f1", "nll", "ece")
 
 
-def run_one(folder: Path, setting: str, arguments: list[str], *, test: bool) -> dict[str, Any]:
-    """Train and evaluate one run, or read the report of these settings that is there already."""
-    report = folder / "report" / "report.json"
-    # A finished run is resumed too: it trains no more, but refuses settings that made another one.
-    train = ["train", "--out", str(folder), "--resume", "--quiet", *arguments]
-    if status := emojax([*train, "--set", setting]):
-        sys.exit(status)
-    evaluate = ["evaluate", str(folder), *([] if test else ["--no-test"])]
-    if not report.exists() and (status := emojax(evaluate)):
-        sys.exit(status)
-    return json.loads(report.read_text(encoding="utf-8"))
+def reports(configs: dict[str, Config], out: Path, *, test: bool, console: Console) -> list[Any]:
+    """Train and evaluate, or read the reports that are there already."""
+    for names in programs(configs, out, LANES):
+        train({name: configs[name] for name in names}, out, console)
+    found = []
+    for name in configs:
+        folder = out / "runs" / name
+        report = folder / "report" / "report.json"
+        if not report.exists():
+            evaluate_run(folder, test=test)
+        found.append(json.loads(report.read_text(encoding="utf-8")))
+    return found
 
 
 def summarise(reports: list[dict[str, Any]]) -> dict[str, Any]:
@@ -90,29 +95,28 @@ def main() -> int:
     parser.add_argument("--folds", type=int, metavar="N", help="cross-validate in N folds instead")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     options = parser.parse_args()
-    arguments = [f"--set={assignment}" for assignment in options.overrides]
-    if options.config:
-        arguments += ["--config", str(options.config)]
-    if options.data:
-        arguments += ["--data", options.data]
+    settings = [*([f"data.source={options.data}"] if options.data else []), *options.overrides]
+    start(options.out)
+    console = Console()
     try:
+        values = load(options.config) if options.config else {}
+        each = [f"train.seed={seed}" for seed in range(options.seeds)]
         if options.folds:
-            settings = {
-                f"fold_{k}": f"data.split_rule=fold:{k}/{options.folds}"
-                for k in range(1, options.folds + 1)
-            }
-        else:
-            settings = {f"seed_{seed}": f"train.seed={seed}" for seed in range(options.seeds)}
-        reports = [
-            run_one(options.out / name, setting, arguments, test=not options.folds)
-            for name, setting in settings.items()
-        ]
-    except EmojaxError as error:
+            each = [
+                f"data.split_rule=fold:{k}/{options.folds}" for k in range(1, options.folds + 1)
+            ]
+        made = [from_dict(override(values, [*settings, one])) for one in each]
+        configs = {digest(config): config for config in made}
+        found = reports(configs, options.out, test=not options.folds, console=console)
+    except Interrupted:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        return 128 + signal.SIGTERM
+    except (EmojaxError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    summary = summarise(reports)
+    summary = summarise(found)
     (options.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    Console().print(table(summary, str(options.out)))
+    console.print(table(summary, str(options.out)))
     if "reached" in summary:
         print(f"Way from majority to Bayes: {summary['reached']['mean']:.1%} on average, "
               f"{summary['reached']['least']:.1%} at least")  # fmt: skip
