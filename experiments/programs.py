@@ -23,15 +23,15 @@ LANES = 16
 """Most runs that are one program, unless it is told otherwise."""
 
 
-def start(out: Path) -> None:
+def start(pool: Path) -> None:
     """Settle what a process that trains studies does with its devices; before it uses any."""
     # A run on each core: small operations are no faster on several.
     jax.config.update("jax_num_cpu_devices", os.cpu_count())
     # The same program is met again at every restart, and by every search's next trials.
-    jax.config.update("jax_compilation_cache_dir", str((out / "compiled").absolute()))
+    jax.config.update("jax_compilation_cache_dir", str((pool / "compiled").absolute()))
 
 
-def programs(configs: Mapping[str, Config], out: Path, most: int) -> list[list[str]]:
+def programs(configs: Mapping[str, Config], pool: Path, most: int) -> list[list[str]]:
     """Groups of runs that can be lanes of one program, at most so many each.
 
     A sweep that was cut short is a group as it was. Runs that are trained already are groups too,
@@ -39,10 +39,10 @@ def programs(configs: Mapping[str, Config], out: Path, most: int) -> list[list[s
 
     Args:
       configs: by the name of the run.
-      out: of the study.
+      pool: folder of runs, and of the sweeps that train them.
     """
     groups, left = [], dict(configs)
-    for known in sorted((out / "sweeps").glob("*/sweep.json")):
+    for known in sorted((pool / "sweeps").glob("*/sweep.json")):
         with contextlib.suppress(ValueError, KeyError, OSError):  # then it is no use to anybody
             names = json.loads(known.read_text(encoding="utf-8"))["lanes"]
             if names and all(name in left for name in names):
@@ -52,7 +52,7 @@ def programs(configs: Mapping[str, Config], out: Path, most: int) -> list[list[s
     alike: dict[str, list[str]] = {}
     for name, config in left.items():
         key = structure(config)
-        if trained(out / "runs" / name, config):
+        if trained(pool / "runs" / name, config):
             key = "trained"
         alike.setdefault(key, []).append(name)
     for names in alike.values():
@@ -71,13 +71,13 @@ def notes_of(folder: Path) -> Progress:
         return Progress(**(series.notes() or {"iterator": {}}))
 
 
-def train(configs: Mapping[str, Config], out: Path, console: Console) -> None:
+def train(configs: Mapping[str, Config], pool: Path, console: Console) -> None:
     """Train a group of `programs`, or go on with it.
 
     Raises:
       EmojaxError: see `train.sweep.sweep`.
     """
-    folders = {name: out / "runs" / name for name in configs}
+    folders = {name: pool / "runs" / name for name in configs}
     if all(trained(folders[name], config) for name, config in configs.items()):
         return
     runs = [
@@ -87,4 +87,4 @@ def train(configs: Mapping[str, Config], out: Path, console: Console) -> None:
         for name, config in configs.items()
     ]
     name = hashlib.sha256(" ".join(configs).encode()).hexdigest()[:16]
-    sweep(runs, out / "sweeps" / name, console)
+    sweep(runs, pool / "sweeps" / name, console)

@@ -4,7 +4,7 @@
     python -m experiments.run main_table --out runs/main_table --redraw
 
 Studies are the modules of `experiments.studies`; each says its question, cost and expected result.
-Every run is trained and evaluated as `emojax train` and `emojax evaluate` do, into OUT/runs, and
+Every run is trained and evaluated as `emojax train` and `emojax evaluate` do, in POOL/runs, and
 becomes a line of OUT/results.jsonl. Runs that differ in seeds, rates and weights alone are trained
 as one program, divided over the devices, on CPU over its cores. Started again, a study trains what
 is not there yet and goes on with what was cut short. OUT/table.md, OUT/table.tex, OUT/cards.md with
@@ -129,13 +129,19 @@ def main() -> int:
     parser.add_argument(
         "--lanes", type=int, default=LANES, metavar="N", help="most runs that are one program"
     )
+    parser.add_argument(
+        "--pool", type=Path, metavar="DIR",
+        help="where trained runs are kept and looked for (default: OUT); studies that share it "
+        "train a run that several of them need only once",
+    )  # fmt: skip
     parser.add_argument("--redraw", action="store_true", help="tables from what is there, no run")
     parser.add_argument("--resume", action="store_true", help="what happens anyway")
     options = parser.parse_args()
     for name in ("seeds", "lanes"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
-    start(options.out)
+    pool = options.pool or options.out
+    start(pool)
     console = Console()
     study = importlib.import_module(f"experiments.studies.{options.study}")
     settings = [*([f"data.source={options.data}"] if options.data else []), *options.overrides]
@@ -144,7 +150,7 @@ def main() -> int:
         if not options.redraw:
             values = load(options.config) if options.config else {}
             wanted = configs(study, options.seeds, values, settings, options.tuned)
-            _train(study, wanted, store, options, console)
+            _train(study, wanted, store, options, pool, console)
         if not store.results:
             raise ConfigError(f"{store.path} holds no result to draw")
         rows = draw(study, options.study, store, options.out)
@@ -166,20 +172,20 @@ def main() -> int:
 
 def _train(
     study: ModuleType, wanted: list[tuple[str, Config]], store: Store, options: argparse.Namespace,
-    console: Console,
+    pool: Path, console: Console,
 ) -> None:  # fmt: skip
     """Every run that has no result yet: trained, evaluated and stored."""
-    runs = options.out / "runs"
+    runs = pool / "runs"
     missing = {digest(config): (variant, config) for variant, config in wanted}
     missing = {name: each for name, each in missing.items() if store.find(name) is None}
     configs = {name: config for name, (_, config) in missing.items()}
     conditions = curves.conditions(getattr(study, "PANELS", []))
-    groups, problems = programs(configs, options.out, options.lanes), []
+    groups, problems = programs(configs, pool, options.lanes), []
     for number, names in enumerate(groups, start=1):
         variants = ", ".join(dict.fromkeys(missing[name][0] for name in names))
         console.print(f"{number}/{len(groups)}  {variants}: {len(names)} runs", highlight=False)
         try:
-            train({name: configs[name] for name in names}, options.out, console)
+            train({name: configs[name] for name in names}, pool, console)
         except NonFiniteError as error:  # of some; none is dropped unseen
             problems.append(str(error))
         for name in names:
