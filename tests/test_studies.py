@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,12 +16,15 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from emojax.config import digest, load
+from emojax.config.corruption import parse_all
 from emojax.data.prepare import prepare
 from emojax.errors import ConfigError, DataError
 from emojax.train.evaluation import evaluate_run
 from experiments import run, tables
+from experiments.curves import conditions
 from experiments.store import METRICS, Result, Store, commit
-from experiments.studies import main_table, modalities
+from experiments.studies import ablation, modalities, protocol
 from tests.tiny_run import ENVIRONMENT, WORLD
 
 ROOT = Path(__file__).parent.parent
@@ -122,15 +127,48 @@ def test_a_single_seed_has_no_deviation_and_other_corpora_no_place():
         tables.compare([one, result("b", 0, 0.9, draw, corpus="d")], ["a", "b"], "a")
 
 
-@pytest.mark.parametrize("study", [main_table, modalities])
+STUDIES = {name: importlib.import_module(f"experiments.studies.{name}") for name in run.names()}
+
+
+@pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES)
 def test_every_variant_of_a_study_can_be_built(study):
     made = run.configs(study, 2, {}, ["train.epochs=3"])
-    assert len(made) == 2 * len(study.VARIANTS)
+    assert len({digest(config) for _, config in made}) == len(made) == 2 * len(study.VARIANTS)
     assert study.REFERENCE in study.VARIANTS
     assert {config.train.epochs for _, config in made} == {3}
     assert {config.train.seed for _, config in made} == {0, 1}
     with pytest.raises(ConfigError, match=r".+: train\.epochs must be positive"):
         run.configs(study, 1, {}, ["train.epochs=0"])
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_says_what_it_asks_costs_and_expects(name):
+    said = STUDIES[name].__doc__
+    assert said.splitlines()[0].endswith("?")
+    assert f"python -m experiments.run {name} --out" in said
+    assert re.search(r"\bCost\b.*\bExpected: ", said, re.DOTALL)
+
+
+@pytest.mark.parametrize("name", [name for name in STUDIES if hasattr(STUDIES[name], "PANELS")])
+def test_panels_are_of_the_study(name):
+    study = STUDIES[name]
+    used = set()
+    for panel in study.PANELS:
+        assert panel.reference in panel.lines
+        for line in panel.lines.values():
+            assert sorted(line) == panel.places
+            used |= {variant for variant, _ in line.values()}
+    assert used == set(study.VARIANTS)
+    assert len({panel.title for panel in study.PANELS}) == len(study.PANELS)
+    for condition in conditions(study.PANELS):
+        # Written in one way only, or the same condition would be looked at twice.
+        assert " ".join(map(str, parse_all(condition.split()))) == condition
+
+
+@pytest.mark.parametrize("study", [ablation, protocol])
+def test_studies_of_mosi_can_be_built(study):
+    made = run.configs(study, 1, load(ROOT / "experiments" / "mosi_whole.toml"), [])
+    assert {config.data.text_encoder for _, config in made} == {"minilm"}
 
 
 def test_the_commit_is_that_of_the_code():

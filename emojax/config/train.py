@@ -46,6 +46,9 @@ class TrainConfig:
     select_last: bool = False
     """Take the last epoch whatever validation says: for corpora whose features were learned on the
     labels of the validation conversations, which then prefer whoever trusts the features most."""
+    watch_test: bool = False
+    """Score the test split after each epoch too. That selects nothing, and is there to measure what
+    selecting by it would add (`experiments.studies.protocol`)."""
     patience: int | None = None
     """Stop after this many epochs without a better validation score."""
     checkpoint_every: int | None = None

@@ -177,9 +177,15 @@ def protocol(content: Mapping[str, Any]) -> list[str]:
         for key in ("metric", "epoch", "step", "value")
         if selection.get(key) is not None
     ]
-    if not content["protocol"]["test_read"]:
+    reads = content["provenance"].get("test_reads") or 1
+    if content["provenance"].get("config", {}).get("train", {}).get("watch_test"):
+        test = (
+            "The test split was scored after every epoch of training too (train.watch_test), "
+            f"{reads} readings in all. That selected nothing, but who saw it may choose by it."
+        )
+    elif not content["protocol"]["test_read"]:
         test = "The test split was not read; all scores are of the validation split."
-    elif (reads := content["provenance"].get("test_reads") or 1) == 1:
+    elif reads == 1:
         test = "The test split was read once, after the model was selected on validation."
     else:
         test = (

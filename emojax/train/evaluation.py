@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import platform
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +22,14 @@ from emojax.data.pipeline import smallest_batch
 from emojax.data.splits import content_hash
 from emojax.dist.mesh import build_mesh, mesh_here
 from emojax.dist.rules import tree_shardings
-from emojax.errors import CheckpointError, DataError
-from emojax.evaluate.files import write_atomically
+from emojax.errors import CheckpointError
 from emojax.evaluate.flops import per_conversation
 from emojax.evaluate.invariance import batch_mates, future
 from emojax.evaluate.metrics import score
 from emojax.evaluate.predict import make_predict, predict_split
 from emojax.nn.sharding import named_axes
 from emojax.train.checkpoint import Checkpoints
+from emojax.train.reads import count_read, reads
 from emojax.train.run import BEST, Run, open_run
 from emojax.types import Prediction, Signature
 
@@ -111,7 +109,7 @@ def evaluate_run(folder: Path, *, test: bool = True) -> Evaluated:
     validation = predicted("validation")
     splits = {"validation": validation}
     if test and len(run.corpus.ids("test")):
-        _count_read(folder, digest(run.config))
+        count_read(folder, digest(run.config))
         splits["test"] = predicted("test")
     with contextlib.closing(Checkpoints(run.last, keep=None)) as series:
         progress = series.notes() or {}
@@ -159,7 +157,7 @@ def predict_corrupted(
     mesh = mesh_here(run.config.mesh, or_rows=True)
     variables, _ = best_variables(folder, run.model, run.corpus.signature, mesh)
     predict = make_predict(run.model, explain=False, mesh=mesh)
-    _count_read(folder, digest(run.config))
+    count_read(folder, digest(run.config))
     return {
         name: predict_split(
             predict, variables, run.batches("test", mesh=mesh, corruptions=corruptions), mesh=mesh
@@ -180,7 +178,7 @@ def _selection(run: Run, record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _provenance(run: Run, variables: Any, progress: Mapping[str, Any]) -> dict[str, Any]:
-    reads, signature = _reads(run.folder), run.corpus.signature
+    signature = run.corpus.signature
     split = "test" if run.corpus.ids("test") else "validation"
     length = max(1, round(float(run.corpus.lengths(split).mean())))
     return {
@@ -204,7 +202,7 @@ def _provenance(run: Run, variables: Any, progress: Mapping[str, Any]) -> dict[s
         "wall_seconds": progress.get("seconds"),
         "peak_memory_mib": progress.get("peak_memory"),
         "lanes": progress.get("lanes", 1),
-        "test_reads": len(reads),
+        "test_reads": len(reads(run.folder)),
     }  # fmt: skip
 
 
@@ -216,27 +214,6 @@ def _from_one(record: Mapping[str, Any]) -> dict[str, Any]:
         "epoch": record["epoch"] + 1,
         "validation": {**validation, "loss": validation["nll"]},
     }
-
-
-def _reads(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "test_reads.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot be read: {error}", file=path) from error
-    if not isinstance(found, list):
-        raise DataError("not the list of test readings that emojax writes", file=path)
-    return found
-
-
-def _count_read(folder: Path, config: str) -> None:
-    """Counted before it happens, so that a report cut short does not hide a reading."""
-    entry = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "config_hash": config}
-    write_atomically(
-        folder / "test_reads.json", json.dumps([*_reads(folder), entry], indent=1) + "\n"
-    )
 
 
 def reference(run: Run, test: Sequence[Prediction] | None, majority: int) -> dict[str, Any] | None:

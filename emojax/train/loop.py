@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
+from emojax.config import digest
 from emojax.data.packing import plan_epoch
 from emojax.data.pipeline import Batches, PackedBatch
 from emojax.dist import processes
@@ -32,6 +33,7 @@ from emojax.train.objective import class_weights
 from emojax.train.optimiser import build_optimiser, build_schedule
 from emojax.train.profile import Profiler
 from emojax.train.progress import Progress
+from emojax.train.reads import count_read
 from emojax.train.run import Run, alone
 from emojax.train.step import NEVER, TrainState, make_initial_state, make_train_step
 from emojax.types import Batch
@@ -154,6 +156,7 @@ class _Loop:
         self.run_, self.mesh, self.config = run, mesh, run.config.train
         self.step_function, self.iterator = step_function, iterator
         self.validation = run.batches("validation", mesh=mesh)
+        self.test = run.batches("test", mesh=mesh) if self.config.watch_test else None
         self.predict = make_predict(run.model, explain=False, mesh=mesh)
         self.progress, self.last, self.best = progress, last, best
         self.log, self.watch, self.sigterm = log, watch, sigterm
@@ -246,10 +249,16 @@ class _Loop:
         bad = [each.id for each in predictions if not np.isfinite(each.probability).all()]
         if bad:
             self.halt(step, epoch, bad, "validation probabilities are not finite. Conversations")
-        scores = score(predictions, len(self.run_.corpus.signature.labels))
+        classes, test = len(self.run_.corpus.signature.labels), None
+        if self.test is not None:
+            if processes.first():
+                count_read(self.run_.folder, digest(self.run_.config))
+            found = predict_split(self.predict, state.variables(), self.test, mesh=self.mesh)
+            test = score(found, classes)
         is_best = progress.end_epoch(
-            self.config, scores, step=step, seconds=seconds, conversations=conversations
-        )
+            self.config, score(predictions, classes), step=step, seconds=seconds,
+            conversations=conversations, test=test,
+        )  # fmt: skip
         record = progress.history[-1]
         if is_best:
             if not processes.alone():

@@ -57,17 +57,21 @@ class Progress:
         self.loss_count += 1
 
     def end_epoch(
-        self, config: TrainConfig, scores: Scores, *, step: int, seconds: float, conversations: int
-    ) -> bool:
-        """Add the record of an epoch; returns whether validation prefers it to all before."""
+        self, config: TrainConfig, scores: Scores, *, step: int, seconds: float, conversations: int,
+        test: Scores | None = None,
+    ) -> bool:  # fmt: skip
+        """Add the record of an epoch; returns whether validation prefers it to all before.
+
+        Args:
+          scores: on validation.
+          test: with `train.watch_test`; they stand in the record and select nothing.
+        """
         record: dict[str, Any] = {
             "epoch": len(self.history),
             "step": step,
             "train_loss": self.loss_sum / max(self.loss_count, 1),
-            "validation": {
-                "accuracy": scores.accuracy, "weighted_f1": scores.weighted_f1,
-                "macro_f1": scores.macro_f1, "nll": scores.nll, "ece": scores.ece,
-            },
+            "validation": _told(scores),
+            **({} if test is None else {"test": _told(test)}),
             "seconds": seconds,
             "conversations_per_second": conversations / seconds,
         }  # fmt: skip
@@ -88,6 +92,11 @@ class Progress:
         """Note how long the run has taken so far, and how much memory this sitting."""
         self.seconds = seconds
         self.peak_memory = max(self.peak_memory, _peak_memory())
+
+
+def _told(scores: Scores) -> dict[str, float]:
+    names = "accuracy", "weighted_f1", "macro_f1", "nll", "ece"
+    return {name: getattr(scores, name) for name in names}
 
 
 def _peak_memory() -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Sequence
@@ -22,13 +23,13 @@ from rich.console import Console
 
 from emojax.config import digest
 from emojax.config.swept import structure
+from emojax.data.pipeline import Batches, PackedBatch, StackedBatch
 from emojax.data.pipeline import Lanes as LanesOfBatches
-from emojax.data.pipeline import PackedBatch, StackedBatch
 from emojax.dist import processes
 from emojax.dist.compiler import return_memory_after_compiling
 from emojax.errors import CheckpointError, ConfigError, NonFiniteError
 from emojax.evaluate.files import write_atomically
-from emojax.evaluate.metrics import score
+from emojax.evaluate.metrics import Scores, score
 from emojax.evaluate.predict import predictions_of
 from emojax.train.checkpoint import Checkpoints
 from emojax.train.interruption import Interrupted, Sigterm
@@ -37,6 +38,7 @@ from emojax.train.log import MetricLog, Watch
 from emojax.train.loop import IN_FLIGHT
 from emojax.train.objective import class_weights
 from emojax.train.progress import Progress
+from emojax.train.reads import count_read
 from emojax.train.run import LAST, Run, alone
 from emojax.train.step import NEVER, TrainState
 from emojax.types import Prediction
@@ -138,6 +140,7 @@ class _Sweep:
         self.iterator: Any = iter(LanesOfBatches(orders).prefetched())
         stack.callback(self.iterator.close)
         self.validation = first.batches("validation")
+        self.test = first.batches("test") if self.config.watch_test else None
         self.ids = first.corpus.ids("train")
         self.classes = len(first.corpus.signature.labels)
 
@@ -253,7 +256,8 @@ class _Sweep:
         going = self.going()
         better = np.zeros(self.lanes.count, bool)
         records = []
-        for n, predictions in enumerate(self.predictions()):
+        test = self.test_scores(going)
+        for n, predictions in enumerate(self.predictions(self.validation)):
             if not going[n]:
                 continue
             bad = [each.id for each in predictions if not np.isfinite(each.probability).all()]
@@ -264,7 +268,7 @@ class _Sweep:
             progress = self.progress[n]
             better[n] = progress.end_epoch(
                 self.config, score(predictions, self.classes), step=self.step,
-                seconds=seconds / sum(going), conversations=conversations,
+                seconds=seconds / sum(going), conversations=conversations, test=test[n],
             )  # fmt: skip
             records.append(progress.history[-1])
             self.logs[n].write(self.step, {k: v for k, v in records[-1].items() if k != "step"})
@@ -272,15 +276,24 @@ class _Sweep:
         if records:
             watch.epoch(_mean(records), self.config.select, False)
 
-    def predictions(self) -> list[list[Prediction]]:
-        """Of each run, those for the validation split."""
+    def test_scores(self, going: Sequence[bool]) -> list[Scores | None]:
+        """Of each run that is going, where the config wants them; see `train.watch_test`."""
+        if self.test is None:
+            return [None] * len(self.runs)
+        for run in itertools.compress(self.runs, going):
+            count_read(run.folder, digest(run.config))
+        found = self.predictions(self.test)
+        return [score(f, self.classes) if g else None for f, g in zip(found, going, strict=True)]
+
+    def predictions(self, batches: Batches) -> list[list[Prediction]]:
+        """Of each run, those for the conversations of a split."""
         found: list[dict[int, Prediction]] = [{} for _ in self.runs]
-        for packed in self.validation.one_epoch():
+        for packed in batches.one_epoch():
             batch = self.lanes.share(packed.batch)
             each = jax.device_get(self.lanes.predict(self.state.variables(), batch))
             nothing = np.zeros((*each.shape[1:3], packed.batch.present.shape[-1]), np.float32)
             for mine, log_probability in zip(found, each, strict=False):
-                mine |= predictions_of(packed, self.validation, log_probability, nothing, None)
+                mine |= predictions_of(packed, batches, log_probability, nothing, None)
         return [[mine[index] for index in sorted(mine)] for mine in found]
 
     def save(self) -> None:

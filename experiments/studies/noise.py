@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 
+from emojax.config.corruption import Noise
 from experiments.curves import Panel
 from experiments.studies import RIVALS
 
@@ -38,29 +39,31 @@ VARIANTS = {
     for name in MODELS
 }
 
+
+def _noise(snr: float, **stretches: float) -> str:
+    return str(Noise(modalities=("audio", "visual"), snr=snr, **stretches))
+
+
 AXES = {
     "Noise all the time": (
         "SNR of audio and video, dB",
-        {snr: f"noise:audio+visual:snr={snr}" for snr in (-20, -10, 0, 10, 20)},
+        {snr: _noise(snr) for snr in (-20, -10, 0, 10, 20)},
     ),
     "Bursts of noise": (
         "SNR of half of the utterances, dB",
-        {snr: f"noise:audio+visual:snr={snr}:share=0.5" for snr in (-20, -10, 0, 10, 20)},
+        {snr: _noise(snr, share=0.5) for snr in (-20, -10, 0, 10, 20)},
     ),
     "Longer bursts": (
         "mean length of bursts of -10 dB, utterances",
-        {
-            length: f"noise:audio+visual:snr=-10:share=0.5:length={length}"
-            for length in (2, 4, 8, 16)
-        },
+        {length: _noise(-10, share=0.5, length=length) for length in (2, 4, 8, 16)},
     ),
     "Frozen video": (
         "share of utterances",
-        {0.0: "", **{s: f"freeze:visual:share={s}" for s in (0.25, 0.5, 0.75, 1.0)}},
+        {0: "", **{s: f"freeze:visual:share={s}" for s in (0.25, 0.5, 0.75, 1)}},
     ),
     "Lost video": (
         "share of utterances",
-        {0.0: "", **{s: f"drop:visual:share={s}" for s in (0.25, 0.5, 0.75, 1.0)}},
+        {0: "", **{s: f"drop:visual:share={s}" for s in (0.25, 0.5, 0.75, 1)}},
     ),
 }
 
