@@ -1,7 +1,7 @@
 """Which of its parts does `redifu` owe its accuracy to?
 
     python -m experiments.run ablation --out runs/ablation --seeds 10
-    python -m experiments.run ablation --out runs/ablation_mosi --seeds 10 \
+    python -m experiments.run ablation --out runs/ablation_mosi --seeds 10 \\
         --data ../shared/data/mosi --config experiments/mosi_whole.toml
 
 Each choice of the model is switched off or swapped for another, one at a time, the rest as it is by

@@ -1,8 +1,9 @@
 """How much of a reported gain is the choice of the epoch on the test split?
 
     python -m experiments.run protocol --out runs/protocol --seeds 10
-    python -m experiments.run protocol --out runs/protocol_mosi --seeds 10 \
-        --data ../shared/data/mosi --config experiments/mosi_whole.toml
+    python -m experiments.run protocol --out runs/protocol_mosi --seeds 10 \\
+        --data ../shared/data/mosi --config experiments/mosi_whole.toml \\
+        --set data.train_share=1.0 --set train.select_last=false --set train.select=weighted_f1
 
 The field's habit is to score the test split after every epoch and to report the best. Here the same
 runs are scored twice: at the epoch that validation chose, and at the best test epoch. Training is
