@@ -150,14 +150,6 @@ def sheet(rows: Sequence[Row], title: str) -> Sheet:
     return Sheet(title, HEADER, cells(rows), NOTE)
 
 
-def markdown(rows: Sequence[Row], title: str) -> str:
-    return sheet(rows, title).markdown()
-
-
-def latex(rows: Sequence[Row], title: str) -> str:
-    return sheet(rows, title).latex()
-
-
 def figure(rows: Sequence[Row], results: Sequence[Result], title: str) -> Figure:
     """Accuracy of every seed and its mean, the best variant on top."""
     ranked = sorted(rows, key=lambda row: row.mean["accuracy"])

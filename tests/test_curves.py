@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -19,9 +20,10 @@ from emojax.evaluate.significance import holm
 from emojax.train import evaluation
 from emojax.train.evaluation import best_variables
 from emojax.train.run import open_run
-from experiments import curves, selection, tables
+from experiments import curves, run, selection, tables
 from experiments.curves import Panel
 from experiments.outcome import result_of
+from experiments.sheet import Sheet
 from experiments.store import METRICS, Result, Store
 from tests.batches import pack
 
@@ -106,8 +108,9 @@ def made_up(variant: str, seed: int, rates: dict[str, float]) -> Result:
     by_condition = {condition: decided(rate) for condition, rate in rates.items()}
     clean = by_condition.pop("")
     return dataclasses.replace(
-        found, predicted=clean["predicted"], scores={"test": clean["scores"]},
-        conditions=by_condition, missing={"": 0.125, "half": 0.5, "odd": 0.25},
+        found, predicted=clean["predicted"], conditions=by_condition,
+        scores={"validation": clean["scores"], "test": clean["scores"]},
+        missing={"": 0.125, "half": 0.5, "odd": 0.25},
     )  # fmt: skip
 
 
@@ -193,6 +196,27 @@ def test_pages_and_pictures_are_written(results, tmp_path):
     assert page.count(curves.NOTE) == 1
     assert (tmp_path / "curves.tex").read_text().count(r"\begin{tabular}{lrr}") == 3
     assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def test_a_study_is_drawn_with_all_that_it_asks_for(results, tmp_path):
+    def extra(results, title):
+        return Sheet(title, ["runs"], [[str(len(results))]], "")
+
+    study = types.SimpleNamespace(
+        __doc__="What is it like?", VARIANTS=dict.fromkeys(RATES), REFERENCE="ours",
+        PANELS=[PANEL], SHEETS={"extra": extra},
+    )  # fmt: skip
+    store = Store(tmp_path / "results.jsonl")
+    for each in results:
+        store.append(each)
+    run.draw(study, "study", Store(store.path), tmp_path)
+    assert (tmp_path / "extra.md").read_text() == "# study\n\n| runs |\n|---|\n| 9 |\n"
+    for name in ("table", "curves", "extra"):
+        assert (tmp_path / f"{name}.tex").read_text().startswith(r"\begin{tabular}")
+    assert "| ours | 3 |" in (tmp_path / "table.md").read_text()
+    assert "ours ahead of" in (tmp_path / "curves.md").read_text()
+    page = (tmp_path / "table.html").read_text()
+    assert "Some are missing" in page
 
 
 def watched(variant: str, seed: int, validation: list[float], test: list[float]) -> Result:

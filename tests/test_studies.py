@@ -97,11 +97,12 @@ def test_a_table_compares_seed_by_seed_with_the_reference():
     assert good.p_mcnemar < 0.01
     assert np.isnan(rows["reference"].difference)
 
-    text = tables.markdown(list(rows.values()), "A question")
+    sheet = tables.sheet(list(rows.values()), "A question")
+    text = sheet.markdown()
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert lines[1].startswith("| good |")
     assert all(line.count("|") == len(tables.HEADER) + 1 for line in lines)
-    assert tables.latex(list(rows.values()), "A question").count(r"\\") == 4
+    assert sheet.latex().count(r"\\") == 4
 
 
 def test_equals_are_told_apart_no_more_often_than_was_agreed():

@@ -8,9 +8,10 @@ missing at random and as whole modalities of a conversation. Each utterance keep
 observation of those it had, so less is missing than the rate says: tables say how much is.
 
 Cost on two cores with the embedded corpus: a quarter to a whole minute a run, three for `mult` and
-`sdt`; so nine models and ten seeds take about two hours. Expected: `redifu` ahead of all at every
-rate, significantly; models that see each utterance alone fall most, as nothing stands in for what
-is missing.
+`sdt`; so nine models and ten seeds take about two hours, or a few minutes with `--pool` where the
+runs of `main_table` lie. Expected: `redifu` ahead of all at every rate, of recurrent models by half
+a point, which a single seed cannot tell from chance; models that see each utterance alone fall
+most, as nothing stands in for what is missing.
 """
 
 from __future__ import annotations
