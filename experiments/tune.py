@@ -2,12 +2,15 @@
 
     python -m experiments.tune --out runs/tuning --trials 12
     python -m experiments.tune --out runs/tuning --trials 12 --models redifu bc_lstm
+    python -m experiments.tune --out runs/tuning_mosi --trials 24 --folds 6 --set train.epochs=60 \\
+        --data ../shared/data/mosi --config experiments/mosi_whole.toml
     python -m experiments.run main_table --out runs/main_table --tuned runs/tuning/settings
 
 Each model gets the same number of trials of the same length, the first of them its defaults, the
 others drawn by Optuna's tree-structured Parzen estimator from the space below, the same for all but
-for settings that a model does not have. A trial's worth is the validation score of its best epoch;
-the test split is never read. Trials asked for together are trained as one program.
+for settings that a model does not have or that are off by default. A trial's worth is the
+validation score of its chosen epoch, with `--folds` the mean over folds of the conversations that
+are not for the test; the test split is never read. Trials drawn together are one program.
 
 OUT/settings/MODEL.toml are the settings of the best trial, OUT/trials.csv all trials of all models,
 OUT/trials/MODEL.log what Optuna remembers: a search that was cut short goes on, and one asked for
@@ -29,6 +32,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -43,6 +47,8 @@ SPACE: dict[str, tuple[float, float, bool]] = {
     "train.learning_rate": (3e-4, 1e-2, True),
     "train.weight_decay": (1e-3, 0.5, True),
     "model.dropout": (0.05, 0.6, False),
+    "model.input_dropout": (0.05, 0.9, False),
+    "model.feature_mix": (0.05, 0.99, False),
     "model.modality_dropout": (0.02, 0.4, False),
     "model.graph_dropout": (0.05, 0.6, False),
 }
@@ -51,12 +57,13 @@ TOGETHER = 4
 
 
 def space(config: Config) -> dict[str, tuple[float, float, bool]]:
-    """What of `SPACE` a model has."""
-    return {
-        field: bounds
-        for field, bounds in SPACE.items()
-        if hasattr(getattr(config, field.split(".")[0]), field.split(".")[1])
-    }
+    """What of `SPACE` a model has, and has on."""
+
+    def default(field: str) -> float:
+        section, name = field.split(".")
+        return getattr(getattr(config, section), name, 0.0)
+
+    return {field: bounds for field, bounds in SPACE.items() if default(field)}
 
 
 def tune(
@@ -64,6 +71,7 @@ def tune(
     changes: Sequence[str],
     values: dict[str, Any],
     trials: int,
+    folds: int,
     out: Path,
     console: Console,
 ) -> Any:
@@ -73,13 +81,18 @@ def tune(
     from optuna.storages.journal import JournalFileBackend
     from optuna.trial import TrialState
 
-    def config(numbers: dict[str, float]) -> Config:
+    def configs_of(numbers: dict[str, float]) -> list[Config]:
+        """Of each fold, or of the one validation split."""
         drawn = [f"{field}={number!r}" for field, number in numbers.items()]
-        return from_dict(override(values, [*changes, *drawn]))
+        rules = [f"data.split_rule=fold:{k}/{folds}" for k in range(1, folds + 1)]
+        return [
+            from_dict(override(values, [*changes, *drawn, *rule]))
+            for rule in ([[rule] for rule in rules] or [[]])
+        ]
 
     journal = out / "trials" / f"{model}.log"
     journal.parent.mkdir(parents=True, exist_ok=True)
-    default = config({})
+    default = configs_of({})[0]
     direction = "minimize" if default.train.select == "nll" else "maximize"
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(journal))), study_name=model,
@@ -112,18 +125,21 @@ def tune(
         while len(open_trials()) < min(TOGETHER, left):
             study.ask(axes)
         asked = open_trials()
-        configs = {digest(config(trial.params)): config(trial.params) for trial in asked}
+        configs = {digest(c): c for trial in asked for c in configs_of(trial.params)}
         for names in programs(configs, out, TOGETHER):
             try:
                 train({name: configs[name] for name in names}, out, console)
             except NonFiniteError as error:  # a bad trial is a result too
                 console.print(str(error), highlight=False)
         for trial in asked:
-            folder = out / "runs" / digest(config(trial.params))
-            if trained(folder, config(trial.params)):
-                best = notes_of(folder).best
-                assert best is not None
-                study.tell(trial.number, best["validation"][default.train.select])
+            worth = [
+                notes_of(out / "runs" / digest(each)).best
+                for each in configs_of(trial.params)
+                if trained(out / "runs" / digest(each), each)
+            ]
+            if len(worth) == max(folds, 1):
+                scores = [best["validation"][default.train.select] for best in worth if best]
+                study.tell(trial.number, float(np.mean(scores)))
             else:
                 study.tell(trial.number, state=TrialState.FAIL)
     return study
@@ -168,6 +184,7 @@ def main() -> int:
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--trials", type=int, default=12, help="of each model (default 12)")
+    parser.add_argument("--folds", type=int, default=0, metavar="N", help="cross-validate")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), metavar="NAME")
     parser.add_argument("--data", metavar="SOURCE", help="a feature file or folder")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings of all models")
@@ -193,7 +210,9 @@ def main() -> int:
         for model in options.models:
             console.print(f"{model}: {options.trials} trials", highlight=False)
             changes = [*VARIANTS[model], *common, *options.overrides]
-            study = tune(model, changes, values, options.trials, options.out, console)
+            study = tune(
+                model, changes, values, options.trials, options.folds, options.out, console
+            )
             if all(each.value is None for each in study.trials):
                 raise NonFiniteError(f"{model}: no trial came to an end; see {options.out}/runs")
             studies[model] = study

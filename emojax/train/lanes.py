@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 
 from emojax.config import Config, TrainConfig
 from emojax.config.swept import DROPOUT, SCHEDULE, differing, with_values
+from emojax.data.pipeline import smallest_batch
 from emojax.dist.compiler import compiler_options
 from emojax.ops.random import TracedRate, words
 from emojax.ops.target import target
@@ -29,8 +30,10 @@ from emojax.types import Batch
 T = TypeVar("T")
 
 AT_ONCE = 2
-"""Lanes of a CPU that are vectorised. More take more memory than its caches have, and fewer leave
-small operations to it whose start takes longer than their work."""
+"""Lanes of a small model that a CPU computes at once: one leaves it with operations whose start
+takes longer than their work, and more need more memory than its caches have."""
+SMALL = 1 << 20
+"""Parameters up to which a model is small; of a larger one a single lane fills the caches."""
 
 
 @struct.dataclass
@@ -83,7 +86,8 @@ class Lanes:
       model: as all of them build it but for swept settings.
       epoch_steps: see `optimiser.build_schedule`.
       class_weight: see `objective.class_weights`.
-      at_once: None is `AT_ONCE` on CPUs, and all lanes of the device elsewhere.
+      at_once: None is all lanes of the device; on CPUs `AT_ONCE`, or one if the model is larger
+        than `SMALL`.
 
     Attributes:
       count: N.
@@ -108,8 +112,9 @@ class Lanes:
         each = -(-len(configs) // len(devices))
         self.count = each * len(devices)
         self.configs = [*configs, *[configs[-1]] * (self.count - len(configs))]
-        wanted = (AT_ONCE if target()[0] == "cpu" else each) if at_once is None else at_once
-        self._at_once = max(n for n in range(1, min(wanted, each) + 1) if each % n == 0)
+        if at_once is None:
+            at_once = each if target()[0] != "cpu" else AT_ONCE if _is_small(model) else 1
+        self._at_once = max(n for n in range(1, min(at_once, each) + 1) if each % n == 0)
         self._model, self._train = model, configs[0].train
         self._class_weight = None if class_weight is None else jnp.asarray(class_weight)
         self._schedule = build_schedule(self._train, epoch_steps)
@@ -198,6 +203,12 @@ class Lanes:
     def _predict(self, variables: Any, values: Values, batch: Batch) -> Float[Array, "B L C"]:
         output: Any = self._lane(values)[0].apply(variables, batch)
         return jax.nn.log_softmax(output.logits)
+
+
+def _is_small(model: Any) -> bool:
+    given = jax.random.key(0), smallest_batch(model.signature.widths)
+    params = jax.eval_shape(model.init, *given)["params"]
+    return sum(leaf.size for leaf in jax.tree.leaves(params)) <= SMALL
 
 
 def _applied(function: Callable, common: tuple[Any, ...], mine: tuple[Any, ...]) -> Any:
