@@ -264,6 +264,32 @@ def test_twice_is_the_same_bit_by_bit(implementation):
 
 
 @pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS[1:])
+def test_lanes_of_one_program_are_as_many_calls(implementation):
+    """Under `vmap`, as sweeps call it: each lane has its own arguments, segments and dropout."""
+    x, segment, options, weight, *_ = case("temporal")
+    options = {**options, "drop_rate": 0.3}
+    scales, keys = jnp.array([1.0, 0.5]), jax.random.split(jax.random.key(0))
+    segments = jnp.stack([jnp.asarray(segment), jnp.asarray(np.roll(segment, 1, axis=0))])
+    single = {n: jnp.asarray(y, jnp.float32) for n, y in x.items()}
+
+    def lane(scale, segment, key):
+        def scalar(x):
+            value = run(implementation, x, segment, key=key, **options)
+            return (value * weight.astype(np.float32)).sum(), value
+
+        scaled = jax.tree.map(lambda y: y * scale, single)
+        (_, value), gradients = jax.value_and_grad(scalar, has_aux=True)(scaled)
+        return value, gradients
+
+    values, gradients = jax.jit(jax.vmap(lane))(scales, segments, keys)
+    for n in range(2):
+        wanted = jax.device_get(jax.jit(lane)(scales[n], segments[n], keys[n]))
+        found = np.asarray(values[n]), {name: np.asarray(g[n]) for name, g in gradients.items()}
+        assert_close(found, wanted, 5e-6)
+
+
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_a_part_of_the_queries_finds_what_it_finds_in_the_whole(implementation):
     x, segment, options, *_ = case("several blocks, window")
