@@ -19,6 +19,7 @@ import importlib
 import pkgutil
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -47,7 +48,7 @@ def names() -> list[str]:
 
 def configs(
     study: ModuleType, seeds: int, values: dict[str, Any], settings: list[str],
-    tuned: Path | None = None,
+    tuned: Path | None = None, only: Sequence[str] | None = None,
 ) -> list[tuple[str, Config]]:  # fmt: skip
     """(variant, config) of every run.
 
@@ -55,13 +56,20 @@ def configs(
       values: of all variants.
       settings: of all variants, even where a variant says otherwise.
       tuned: folder of MODEL.toml with settings of each model, which variants may say otherwise of.
+      only: these variants; None is all.
 
     Raises:
       ConfigError: a variant cannot be built from these settings; before anything is trained.
     """
+    for variant in only or ():
+        if variant not in study.VARIANTS:
+            known = ", ".join(map(repr, study.VARIANTS))
+            raise ConfigError(f"--only: there is no variant {variant!r}; known are {known}")
     found = []
     for seed in range(seeds):
         for variant, changes in study.VARIANTS.items():
+            if only and variant not in only:
+                continue
             assignments = [*changes, *settings, f"train.seed={seed}"]
             try:
                 config = from_dict(override(values, assignments))
@@ -116,6 +124,9 @@ def main() -> int:
     parser.add_argument("study", choices=names(), metavar="STUDY", help=", ".join(names()))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument(
+        "--only", nargs="+", metavar="VARIANT", help="train these variants; tables have all results"
+    )
     parser.add_argument("--data", metavar="SOURCE", help="a feature file or folder")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings of all variants")
     parser.add_argument(
@@ -149,7 +160,9 @@ def main() -> int:
         store = Store(options.out / "results.jsonl")
         if not options.redraw:
             values = load(options.config) if options.config else {}
-            wanted = configs(study, options.seeds, values, settings, options.tuned)
+            wanted = configs(
+                study, options.seeds, values, settings, options.tuned, options.only
+            )  # fmt: skip
             _train(study, wanted, store, options, pool, console)
         if not store.results:
             raise ConfigError(f"{store.path} holds no result to draw")
