@@ -138,7 +138,7 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
 
 
 NOTE = (
-    "Test scores of the epochs that validation chose, mean ± sample deviation over seeds, none "
+    "Test scores of the selected epochs (see the cards), mean ± sample deviation over seeds, none "
     f"dropped. Differences are to the reference, paired by seed, with {LEVEL:.0%} intervals of "
     f"{RESAMPLES} resamples of dialogues; p values are corrected by Holm over the table. McNemar "
     "compares what most seeds decide, and takes utterances to be independent."
