@@ -50,8 +50,8 @@ import matplotlib.pyplot as plt
 from emojax.config import digest, from_dict, load, override
 from emojax.dist.aot import DoesNotFit
 from emojax.dist.slices import CHIPS, GIB, parse_slice
-from emojax.errors import EmojaxError
 from emojax.train.aot import aot, stand_in
+from experiments import command
 
 SLICES = {1: "1x1", 4: "2x2", 16: "4x4", 64: "8x8", 256: "16x16"}
 ROW = 120
@@ -199,28 +199,24 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.aot_scaling", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command.parser("experiments.aot_scaling", __doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--models", nargs="+", default=["default", "large"])
     parser.add_argument("--chips", nargs="+", type=int, default=list(SLICES))
     options = parser.parse_args()
+    return command.status(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
     rows = []
-    try:
-        for model in options.models:
-            reports = [point(model, chips, options.out / "points") for chips in options.chips]
-            rows += summarise(reports)
-    except EmojaxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    for model in options.models:
+        reports = [point(model, chips, options.out / "points") for chips in options.chips]
+        rows += summarise(reports)
     (options.out / "scaling.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     table = markdown(rows)
     (options.out / "scaling.md").write_text(table, encoding="utf-8")
     plot(rows, options.out / "scaling.png")
     print(table)
-    return 0
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ by an encoder that never saw the corpus (`--text-encoder minilm`): .79 and .79.
 
 from __future__ import annotations
 
-import argparse
 import json
 
 import numpy as np
@@ -21,6 +20,7 @@ from rich.table import Table
 
 from emojax.data.prepare import prepare
 from emojax.types import MODALITIES
+from experiments import command
 
 SPLITS = ("train", "validation", "test")
 PENALTY = 1000.0
@@ -43,10 +43,7 @@ def accuracies(features: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.mosi_leak", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command.parser("experiments.mosi_leak", __doc__)
     parser.add_argument("--data", required=True, help="the folder of the bc-LSTM CSV files")
     parser.add_argument("--data-dir", default="~/.cache/emojax")
     parser.add_argument("--text-encoder", default="", help="see data.text_encoder")

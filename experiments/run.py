@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import pkgutil
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,10 +27,9 @@ from rich.console import Console
 from rich.table import Table
 
 from emojax.config import Config, digest, from_dict, load, override
-from emojax.errors import ConfigError, EmojaxError, NonFiniteError
+from emojax.errors import ConfigError, NonFiniteError
 from emojax.evaluate import plots
-from emojax.train.interruption import Interrupted
-from experiments import cards, curves, html, studies, tables
+from experiments import cards, command, curves, html, studies, tables
 from experiments.outcome import result_of
 from experiments.programs import LANES, programs, start, train, trained
 from experiments.published import figures
@@ -117,25 +115,17 @@ def draw(study: ModuleType, name: str, store: Store, out: Path) -> list[tables.R
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.run", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command.parser("experiments.run", __doc__)
     parser.add_argument("study", choices=names(), metavar="STUDY", help=", ".join(names()))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument(
         "--only", nargs="+", metavar="VARIANT", help="train these variants; tables have all results"
     )
-    parser.add_argument("--data", metavar="SOURCE", help="a feature file or folder")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings of all variants")
+    command.add_settings(parser, "all variants")
     parser.add_argument(
         "--tuned", type=Path, metavar="DIR",
         help="settings of each model from DIR/MODEL.toml, as experiments.tune writes them",
-    )  # fmt: skip
-    parser.add_argument(
-        "--set", action="append", default=[], dest="overrides", metavar="SECTION.FIELD=VALUE",
-        help="a setting of all variants, even where a variant says otherwise",
     )  # fmt: skip
     parser.add_argument(
         "--lanes", type=int, default=LANES, metavar="N", help="most runs that are one program"
@@ -151,28 +141,22 @@ def main() -> int:
     for name in ("seeds", "lanes"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
+    return command.status(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
     pool = options.pool or options.out
     start(pool)
     console = Console()
     study = importlib.import_module(f"experiments.studies.{options.study}")
-    settings = [*([f"data.source={options.data}"] if options.data else []), *options.overrides]
-    try:
-        store = Store(options.out / "results.jsonl")
-        if not options.redraw:
-            values = load(options.config) if options.config else {}
-            wanted = configs(
-                study, options.seeds, values, settings, options.tuned, options.only
-            )  # fmt: skip
-            _train(study, wanted, store, options, pool, console)
-        if not store.results:
-            raise ConfigError(f"{store.path} holds no result to draw")
-        rows = draw(study, options.study, store, options.out)
-    except Interrupted:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
-        return 128 + signal.SIGTERM
-    except (EmojaxError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    store = Store(options.out / "results.jsonl")
+    if not options.redraw:
+        values, assignments = command.settings(options)
+        wanted = configs(study, options.seeds, values, assignments, options.tuned, options.only)
+        _train(study, wanted, store, options, pool, console)
+    if not store.results:
+        raise ConfigError(f"{store.path} holds no result to draw")
+    rows = draw(study, options.study, store, options.out)
     shown = [tables.HEADER.index(name) for name in SHOWN]
     table = Table(*SHOWN)
     for each in tables.cells(rows):
@@ -180,7 +164,6 @@ def main() -> int:
     console.print(table)
     drawn = sorted(each.name for each in options.out.glob("*.*") if each.suffix != ".jsonl")
     console.print(f"{options.out}: {', '.join(drawn)}", soft_wrap=True)
-    return 0
 
 
 def _train(

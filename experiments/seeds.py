@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from emojax.config import Config, digest, from_dict, load, override
-from emojax.errors import EmojaxError
+from emojax.config import Config, digest, from_dict, override
 from emojax.train.evaluation import evaluate_run
-from emojax.train.interruption import Interrupted
+from experiments import command
 from experiments.programs import LANES, programs, start, train
 
 METRICS = ("accuracy", "weighted_f1", "macro_f1", "nll", "ece")
@@ -84,43 +82,31 @@ def table(summary: dict[str, Any], title: str) -> Table:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.seeds", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("--config", type=Path, help="a TOML file of settings")
-    parser.add_argument("--data", help="a feature file or folder; the config's if left out")
+    parser = command.parser("experiments.seeds", __doc__)
+    command.add_settings(parser, "all runs")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--folds", type=int, metavar="N", help="cross-validate in N folds instead")
-    parser.add_argument("--set", action="append", default=[], dest="overrides")
     options = parser.parse_args()
-    settings = [*([f"data.source={options.data}"] if options.data else []), *options.overrides]
+    return command.status(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
     start(options.out)
     console = Console()
-    try:
-        values = load(options.config) if options.config else {}
-        each = [f"train.seed={seed}" for seed in range(options.seeds)]
-        if options.folds:
-            each = [
-                f"data.split_rule=fold:{k}/{options.folds}" for k in range(1, options.folds + 1)
-            ]
-        made = [from_dict(override(values, [*settings, one])) for one in each]
-        configs = {digest(config): config for config in made}
-        found = reports(configs, options.out, test=not options.folds, console=console)
-    except Interrupted:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
-        return 128 + signal.SIGTERM
-    except (EmojaxError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    values, assignments = command.settings(options)
+    each = [f"train.seed={seed}" for seed in range(options.seeds)]
+    if options.folds:
+        each = [f"data.split_rule=fold:{k}/{options.folds}" for k in range(1, options.folds + 1)]
+    made = [from_dict(override(values, [*assignments, one])) for one in each]
+    configs = {digest(config): config for config in made}
+    found = reports(configs, options.out, test=not options.folds, console=console)
     summary = summarise(found)
     (options.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     console.print(table(summary, str(options.out)))
     if "reached" in summary:
         print(f"Way from majority to Bayes: {summary['reached']['mean']:.1%} on average, "
               f"{summary['reached']['least']:.1%} at least")  # fmt: skip
-    return 0
 
 
 if __name__ == "__main__":

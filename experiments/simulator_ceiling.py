@@ -15,7 +15,6 @@ majority rate to the Bayes accuracy it goes.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from rich.table import Table
 from emojax.data.posterior import ceiling, isolated, observing
 from emojax.data.simulator import DEFAULT, SimulatorConfig, simulate
 from emojax.types import MODALITIES, Conversation
+from experiments import command
 
 _REACH = 3
 
@@ -83,7 +83,7 @@ def _windows(conversations: Sequence[Conversation]) -> tuple[np.ndarray, np.ndar
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command.parser("experiments.simulator_ceiling", __doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--mlp", action="store_true", help="also train a perceptron")
     arguments = parser.parse_args()

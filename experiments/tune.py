@@ -26,7 +26,6 @@ import argparse
 import csv
 import json
 import logging
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,9 +35,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from emojax.config import MODELS, Config, digest, from_dict, load, override
-from emojax.errors import ConfigError, EmojaxError, NonFiniteError
-from emojax.train.interruption import Interrupted
+from emojax.config import MODELS, Config, digest, from_dict, override
+from emojax.errors import ConfigError, NonFiniteError
+from experiments import command
 from experiments.programs import notes_of, programs, start, train, trained
 from experiments.studies.main_table import VARIANTS
 
@@ -178,59 +177,43 @@ def write_trials(studies: dict[str, Any], path: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.tune", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command.parser("experiments.tune", __doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--trials", type=int, default=12, help="of each model (default 12)")
     parser.add_argument("--folds", type=int, default=0, metavar="N", help="cross-validate")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), metavar="NAME")
-    parser.add_argument("--data", metavar="SOURCE", help="a feature file or folder")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings of all models")
-    parser.add_argument(
-        "--set", action="append", default=[], dest="overrides", metavar="SECTION.FIELD=VALUE",
-        help="a setting of all models (default: train.epochs=3)",
-    )  # fmt: skip
+    command.add_settings(parser, "all models (default: train.epochs=3)")
     options = parser.parse_args()
     if options.trials < 1:
         parser.error("--trials must be at least 1")
+    return command.status(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    try:
+        import optuna
+    except ImportError as error:
+        raise ConfigError("tuning needs Optuna: pip install 'emojax[tune]'") from error
+    optuna.logging.set_verbosity(logging.WARNING)
     start(options.out)
     console = Console()
-    common = [*([f"data.source={options.data}"] if options.data else []), "train.epochs=3"]
+    values, assignments = command.settings(options)
     studies = {}
     table = Table("model", "trials", "defaults", "best", "settings")
-    try:
-        try:
-            import optuna
-        except ImportError as error:
-            raise ConfigError("tuning needs Optuna: pip install 'emojax[tune]'") from error
-        optuna.logging.set_verbosity(logging.WARNING)
-        values = load(options.config) if options.config else {}
-        for model in options.models:
-            console.print(f"{model}: {options.trials} trials", highlight=False)
-            changes = [*VARIANTS[model], *common, *options.overrides]
-            study = tune(
-                model, changes, values, options.trials, options.folds, options.out, console
-            )
-            if all(each.value is None for each in study.trials):
-                raise NonFiniteError(f"{model}: no trial came to an end; see {options.out}/runs")
-            studies[model] = study
-            path = write_settings(study, model, VARIANTS[model], options.out)
-            write_trials(studies, options.out / "trials.csv")
-            finished = [each.value for each in study.trials if each.value is not None]
-            table.add_row(
-                model, str(len(finished)), f"{finished[0]:.4f}", f"{study.best_value:.4f}",
-                str(path),
-            )  # fmt: skip
-    except Interrupted:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
-        return 128 + signal.SIGTERM
-    except (EmojaxError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    for model in options.models:
+        console.print(f"{model}: {options.trials} trials", highlight=False)
+        changes = [*VARIANTS[model], "train.epochs=3", *assignments]
+        study = tune(model, changes, values, options.trials, options.folds, options.out, console)
+        if all(each.value is None for each in study.trials):
+            raise NonFiniteError(f"{model}: no trial came to an end; see {options.out}/runs")
+        studies[model] = study
+        path = write_settings(study, model, VARIANTS[model], options.out)
+        write_trials(studies, options.out / "trials.csv")
+        finished = [each.value for each in study.trials if each.value is not None]
+        table.add_row(
+            model, str(len(finished)), f"{finished[0]:.4f}", f"{study.best_value:.4f}", str(path)
+        )
     console.print(table)
-    return 0
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ time of `two`, forward and backward, with a third to a twentieth of its memory.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Callable
@@ -41,6 +40,7 @@ from rich.table import Table
 from emojax.dist.compiler import compiler_options
 from emojax.ops.diff_attention import differential_attention
 from emojax.ops.diff_attention.shapes import SPECIFIED, Shape
+from experiments import command
 from experiments.bench import timing
 
 Contender = Callable[..., Array]
@@ -192,9 +192,7 @@ def plot(records: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.parser("experiments.bench.diff_attention", __doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/bench/diff_attention"))
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16"],

@@ -25,7 +25,6 @@ faster, `redifu` at least 10 times faster, both below 2.5 GB and faster than `to
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import shutil
@@ -34,6 +33,8 @@ import subprocess
 import sys
 import time
 from typing import Any
+
+from experiments import command
 
 PUBLISHED_SECONDS, PUBLISHED_GB = 120.0, 8.8
 EPOCHS = ("torch", "torch_compiled", "redifu_authors", "redifu")
@@ -139,9 +140,7 @@ def show(compared: dict[str, dict[str, Any]], matmul: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.parser("experiments.bench.epoch", __doc__)
     parser.add_argument("--what", choices=CHOICES, help="one of them, in this process")
     parser.add_argument("--repeats", type=int, default=3, help="timed epochs (default 3)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from experiments import command
+
 
 def start(home: Path, run: str) -> float:
     """Seconds until a fresh process has done the first step of a run in `home`."""
@@ -61,9 +63,7 @@ def train_one_step(folder: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.parser("experiments.bench.first_step", __doc__)
     parser.add_argument("--child", metavar="RUN", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:

@@ -17,7 +17,6 @@ Cost on two cores: 3 minutes for `small`, 10 for `authors` and 16 lanes, with 8 
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import os
@@ -28,6 +27,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from experiments import command
 from experiments.bench import timing
 
 SIZES = {"small": {}, "authors": {"width": 512, "heads": 64, "graph_heads": 64}}
@@ -106,10 +106,7 @@ def measure(size: str, count: int, at_once: int | None, rounds: int) -> dict[str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.bench.sweep", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command.parser("experiments.bench.sweep", __doc__)
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--lanes", type=int, default=16)
     parser.add_argument("--at-once", type=int)

@@ -11,7 +11,6 @@ Cost: 3 minutes on two idle cores (where "xla" is tuned), 5 on a GPU or TPU.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from emojax.dist.compiler import compiler_options
 from emojax.ops.diff_attention import blocks, differential_attention
 from emojax.ops.diff_attention.shapes import SPECIFIED, Shape
 from emojax.ops.target import target
+from experiments import command
 from experiments.bench import timing
 
 IMPLEMENTATION = {"cpu": "xla", "tpu": "pallas_tpu", "gpu": "pallas_gpu"}
@@ -98,9 +98,7 @@ def entries(found: dict[int, dict[str, int]]) -> list[dict[str, int]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.parser("experiments.bench.tune_diff_attention", __doc__)
     parser.add_argument("--rounds", type=int, default=5, help="times each program is measured")
     parser.add_argument("--columns", type=int, nargs="*", help="only shapes of these lengths")
     parser.add_argument("--dry-run", action="store_true", help="print the entry, write nothing")
