@@ -5,14 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
-from experiments.sheet import Sheet
+from emojax.evaluate import plots
+from emojax.evaluate.markup import escape
+from experiments.sheet import Sheet, spread
 from experiments.store import Result
-from experiments.tables import RESAMPLES, Row, compare, spread
+from experiments.tables import RESAMPLES, Row, compare
 
 SIGNIFICANT = 0.05
+MARKERS = "os^DvPX<>*"
 
 NOTE = (
     "Test accuracy, %, mean ± sample deviation over seeds. Different from the first model at the "
@@ -99,7 +105,7 @@ def _cell(row: Row | None) -> str:
     if row is None:
         return "–"
     marks = ("*", row.p_bootstrap), ("†", row.p_mcnemar)
-    return spread(row, "accuracy") + "".join(mark for mark, p in marks if p < SIGNIFICANT)
+    return spread(row.percent("accuracy")) + "".join(mark for mark, p in marks if p < SIGNIFICANT)
 
 
 def _ahead(others: Sequence[Row]) -> str:
@@ -108,49 +114,42 @@ def _ahead(others: Sequence[Row]) -> str:
     return f"{len(behind)} of {len(others)} ({len(surely)})"
 
 
-def plot(panels: Sequence[Panel], found: Sequence[Found], path: Path, title: str) -> None:
+def figure(panels: Sequence[Panel], found: Sequence[Found], title: str) -> Figure:
     """A panel each: means, with a bar of a deviation where there are several seeds."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
+    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
     columns = min(len(panels), 2)
     height = -(-len(panels) // columns)
-    figure, grid = plt.subplots(
-        height, columns, figsize=(4.6 * columns + 1.6, 3.3 * height + 0.4), layout="constrained",
-        squeeze=False,
+    with matplotlib.rc_context(plots.STYLE):
+        drawn = Figure(figsize=(4.6 * columns + 1.6, 3.3 * height + 0.4), layout="constrained")
+        grid = drawn.subplots(height, columns, squeeze=False)
+        handles = {}
+        for panel, each, axes in zip(panels, found, grid.flat, strict=False):
+            for name, line in each.items():
+                handles[name] = _draw_line(axes, line, names.index(name), name == panel.reference)
+            if panel.logarithmic:
+                axes.set_xscale("log")
+                axes.minorticks_off()
+            axes.set_xticks(panel.places, [f"{x:g}" for x in panel.places])
+            axes.set(title=panel.title, xlabel=panel.axis, ylabel="test accuracy, %")
+            axes.grid(color=plots.PALE, linewidth=0.6)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_axis_off()
+        shown = [name for name in names if name in handles]
+        drawn.legend([handles[name] for name in shown], shown, loc="outside right center")
+        drawn.suptitle(title)
+    return drawn
+
+
+def _draw_line(axes: Any, line: Mapping[float, Row], number: int, first: bool) -> Any:
+    """Mean and deviation at each place, the reference in black and on top; returns its handle."""
+    x = sorted(line)
+    return axes.errorbar(
+        x, [100 * line[at].mean("accuracy") for at in x],
+        np.nan_to_num([100 * line[at].deviation("accuracy") for at in x]), capsize=2,
+        marker=MARKERS[number % len(MARKERS)], markersize=5 if first else 3.5,
+        color=plots.INK if first else f"C{number % 10}", linewidth=2.2 if first else 1.2,
+        elinewidth=0.9, zorder=3 if first else 2,
     )  # fmt: skip
-    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
-    handles = {}
-    for panel, each, axes in zip(panels, found, grid.flat, strict=False):
-        for name, line in each.items():
-            first = name == panel.reference
-            x = sorted(line)
-            mean, bar = (
-                100 * np.array([getattr(line[at], of)["accuracy"] for at in x])
-                for of in ("mean", "deviation")
-            )
-            handles[name] = axes.errorbar(
-                x, mean, np.nan_to_num(bar), capsize=2, marker="o", markersize=5 if first else 3.5,
-                color="black" if first else f"C{names.index(name) % 10}",
-                linewidth=2.2 if first else 1.2, elinewidth=0.9, zorder=3 if first else 2,
-            )  # fmt: skip
-        if panel.logarithmic:
-            axes.set_xscale("log")
-            axes.minorticks_off()
-        axes.set_xticks(panel.places, [f"{x:g}" for x in panel.places])
-        axes.set(title=panel.title, xlabel=panel.axis, ylabel="test accuracy, %")
-        axes.grid(alpha=0.3)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_axis_off()
-    figure.legend(
-        [handles[name] for name in names if name in handles],
-        [name for name in names if name in handles], loc="outside right center", frameon=False,
-    )  # fmt: skip
-    figure.suptitle(title)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def draw(
@@ -161,8 +160,8 @@ def draw(
     missing = {name: share for each in results for name, share in each.missing.items()}
     sheets = [sheet(*each, missing) for each in zip(panels, found, strict=True)]
     tables = [dataclasses.replace(each, note="").markdown(depth=2) for each in sheets]
-    page = "\n".join([f"# {name}: {question}", "", *tables, NOTE, ""])
+    page = "\n".join([f"# {escape(f'{name}: {question}')}", "", *tables, NOTE, ""])
     (out / "curves.md").write_text(page, "utf-8")
     (out / "curves.tex").write_text("\n".join(s.latex() for s in sheets), "utf-8")
-    plot(panels, found, out / "curves.png", name)
+    (out / "curves.png").write_bytes(plots.render(figure(panels, found, name)))
     return sheets

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from emojax.evaluate.markup import short
+from experiments.sheet import spread
 from experiments.store import Result
 
 SHOWN = 12
@@ -22,7 +21,7 @@ def facts(runs: Sequence[Result], known: Sequence[Mapping[str, Any]]) -> dict[st
       known: the audits of those that were audited.
     """
     lanes = max((each["lanes"] for each in known), default=1)
-    time = _spread([run.seconds for run in runs], 1)
+    time = spread([run.seconds for run in runs], 1)
     return {
         **_scores(runs),
         "Seeds": short(sorted(run.seed for run in runs)),
@@ -37,15 +36,15 @@ def facts(runs: Sequence[Result], known: Sequence[Mapping[str, Any]]) -> dict[st
 
 
 def _scores(runs: Sequence[Result]) -> dict[str, str]:
-    def spread(metric: str, split: str = "test", scale: float = 100) -> str:
-        return _spread([scale * run.scores[split][metric] for run in runs], 1 if scale > 1 else 3)
+    def told(metric: str, split: str = "test", scale: float = 100) -> str:
+        return spread([scale * run.scores[split][metric] for run in runs], 1 if scale > 1 else 3)
 
     return {
-        "Accuracy on test": f"{spread('accuracy')} %",
-        "Weighted and macro F1 on test": f"{spread('weighted_f1')} %, {spread('macro_f1')} %",
-        "Accuracy on validation": f"{spread('accuracy', 'validation')} %",
-        "Calibration on test": f"ECE {spread('ece')} %, NLL {spread('nll', scale=1)} nats, "
-        f"Brier score {spread('brier', scale=1)}",
+        "Accuracy on test": f"{told('accuracy')} %",
+        "Weighted and macro F1 on test": f"{told('weighted_f1')} %, {told('macro_f1')} %",
+        "Accuracy on validation": f"{told('accuracy', 'validation')} %",
+        "Calibration on test": f"ECE {told('ece')} %, NLL {told('nll', scale=1)} nats, "
+        f"Brier score {told('brier', scale=1)}",
     }
 
 
@@ -53,7 +52,7 @@ def _protocol(known: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     epochs = [each["selection"]["epoch"] for each in known]
     found = {
         "Selection": _agreed([each["selection"]["rule"] for each in known]),
-        "Epoch selected": f"{_spread(epochs, 1)}, from {min(epochs)} to {max(epochs)}",
+        "Epoch selected": f"{spread(epochs, 1)}, from {min(epochs)} to {max(epochs)}",
         "Corpus": _agreed([f"{each['dataset']}, {each['corpus']}" for each in known]),
         "Split rule": _agreed([each["split_rule"] for each in known]),
     }
@@ -75,7 +74,7 @@ def _work(counted: Mapping[str, Any]) -> dict[str, str]:
 
 def _machine(known: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {
-        "Memory": f"{_spread([each['peak_memory_mib'] for each in known], 0)} MiB at its peak, of "
+        "Memory": f"{spread([each['peak_memory_mib'] for each in known], 0)} MiB at its peak, of "
         "the whole process, earlier runs in it included",
         "Devices": _agreed([f"{len(e['devices'])} × {e['devices'][0]}" for e in known]),
         "Versions": _agreed([short(each["versions"]) for each in known]),
@@ -84,11 +83,6 @@ def _machine(known: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 def _commit(name: str) -> str:
     return name[:SHOWN] + "+" * name.endswith("+") if name else "unknown"
-
-
-def _spread(values: Sequence[float], digits: int) -> str:
-    mean = f"{np.mean(values):,.{digits}f}"
-    return f"{mean} ± {np.std(values, ddof=1):,.{digits}f}" if len(values) > 1 else mean
 
 
 def _agreed(values: Sequence[str]) -> str:

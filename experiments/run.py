@@ -15,6 +15,7 @@ drawn after every program, so that there is something to look at early.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import pkgutil
 import sys
@@ -98,7 +99,7 @@ def draw(study: ModuleType, name: str, store: Store, out: Path) -> list[tables.R
     for file, sheet in sheets.items():
         (out / f"{file}.md").write_text(sheet.markdown(), encoding="utf-8")
         (out / f"{file}.tex").write_text(sheet.latex(), encoding="utf-8")
-    figure = tables.figure(rows, store.results, name)
+    figure = tables.figure(rows, name)
     (out / "accuracy.png").write_bytes(plots.render(figure))
     svg = plots.themed(plots.render(figure, "svg"))
     pictures = [html.Picture("Accuracy", "Accuracy of each variant, as in the table", svg)]
@@ -170,23 +171,36 @@ def _train(
     study: ModuleType, wanted: list[tuple[str, Config]], store: Store, options: argparse.Namespace,
     pool: Path, console: Console,
 ) -> None:  # fmt: skip
-    """Every run that has no result yet: trained, evaluated and stored."""
+    """Every run that has no result yet: trained, evaluated and stored.
+
+    Variants that come to the same config, as where a file of settings switches off what a variant
+    would, are one run with a result for each.
+    """
     runs = pool / "runs"
-    missing = {digest(config): (variant, config) for variant, config in wanted}
-    missing = {name: each for name, each in missing.items() if store.find(name) is None}
-    configs = {name: config for name, (_, config) in missing.items()}
+    configs: dict[str, Config] = {}
+    variants: dict[str, list[str]] = {}
+    for variant, config in wanted:
+        name = digest(config)
+        known = store.find(name)
+        if known is None:
+            configs[name] = config
+            variants.setdefault(name, []).append(variant)
+        elif store.find(name, variant) is None:
+            store.append(dataclasses.replace(known, variant=variant))
     conditions = curves.conditions(getattr(study, "PANELS", []))
     groups, problems = programs(configs, pool, options.lanes), []
     for number, names in enumerate(groups, start=1):
-        variants = ", ".join(dict.fromkeys(missing[name][0] for name in names))
-        console.print(f"{number}/{len(groups)}  {variants}: {len(names)} runs", highlight=False)
+        told = ", ".join(dict.fromkeys(variant for name in names for variant in variants[name]))
+        console.print(f"{number}/{len(groups)}  {told}: {len(names)} runs", highlight=False)
         try:
             train({name: configs[name] for name in names}, pool, console)
         except NonFiniteError as error:  # of some; none is dropped unseen
             problems.append(str(error))
         for name in names:
             if trained(runs / name, configs[name]):
-                store.append(result_of(runs / name, missing[name][0], conditions))
+                found = result_of(runs / name, variants[name][0], conditions)
+                for variant in variants[name]:
+                    store.append(dataclasses.replace(found, variant=variant))
         draw(study, options.study, store, options.out)
     if problems:
         raise NonFiniteError("\n".join(problems))

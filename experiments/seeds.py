@@ -31,6 +31,7 @@ from emojax.config import Config, digest, from_dict, override
 from emojax.train.evaluation import evaluate_run
 from experiments import command
 from experiments.programs import LANES, programs, start, train
+from experiments.sheet import spread
 
 METRICS = ("accuracy", "weighted_f1", "macro_f1", "nll", "ece")
 
@@ -72,12 +73,7 @@ def table(summary: dict[str, Any], title: str) -> Table:
     for column in ("metric", *splits):
         found.add_column(column, justify="left" if column == "metric" else "right")
     for metric in METRICS:
-        cells = []
-        for split in splits:
-            entry = summary[split][metric]
-            spread = "" if entry["deviation"] is None else f" ± {entry['deviation']:.4f}"
-            cells.append(f"{entry['mean']:.4f}{spread}")
-        found.add_row(metric, *cells)
+        found.add_row(metric, *(spread(summary[split][metric]["values"], 4) for split in splits))
     return found
 
 

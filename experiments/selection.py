@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from emojax.errors import DataError
-from experiments.sheet import Sheet
+from experiments.sheet import Sheet, spread
 from experiments.store import Result
 
 METRIC = "weighted_f1"
@@ -53,8 +53,8 @@ def sheet(results: Sequence[Result], title: str) -> Sheet:
         added = peeked - chosen
         luckiest = peeked[peeked[:, SHOWN.index(METRIC)].argmax()]
         cells = [variant, str(len(runs))]
-        cells += [_spread(column) for table in (chosen, peeked) for column in table.T]
-        cells += [_spread(column, "+") for column in added.T]
+        cells += [spread(column) for table in (chosen, peeked) for column in table.T]
+        cells += [spread(column, sign="+") for column in added.T]
         cells += [f"{value:.1f}" for value in luckiest]
         ranked.append((chosen[:, 0].mean(), cells))
     rows = [cells for _, cells in sorted(ranked, key=lambda each: -each[0])]
@@ -64,8 +64,3 @@ def sheet(results: Sequence[Result], title: str) -> Sheet:
 def _scores(of_runs: Sequence[dict[str, float]]) -> np.ndarray:
     """f64[runs, len(SHOWN)] in percent."""
     return 100 * np.array([[scores[metric] for metric in SHOWN] for scores in of_runs])
-
-
-def _spread(values: np.ndarray, sign: str = "-") -> str:
-    mean = f"{values.mean():{sign}.1f}"
-    return mean if len(values) == 1 else f"{mean} ± {values.std(ddof=1):.1f}"

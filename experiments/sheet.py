@@ -1,9 +1,13 @@
-"""A table of texts, as Markdown and as LaTeX."""
+"""A table of texts, as Markdown and as LaTeX, and how a mean is written."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+
+import numpy as np
+
+from emojax.evaluate.markup import Cell, Table, escape, markdown_table
 
 _ESCAPES = str.maketrans(
     {"%": r"\%", "_": r"\_", "&": r"\&", "±": r"$\pm$", "<": "$<$", "†": r"$^\dagger$", "*": "$^*$"}
@@ -21,10 +25,10 @@ class Sheet:
 
     def markdown(self, depth: int = 1) -> str:
         """Args: depth of the heading."""
-        head, *body = ("| " + " | ".join(line) + " |" for line in (self.header, *self.rows))
-        table = [head, "|" + "---|" * len(self.header), *body]
+        rows = [[Cell(text) for text in row] for row in self.rows]
+        table = markdown_table(Table(list(self.header), rows))
         note = ["", self.note] if self.note else []
-        return "\n".join([f"{'#' * depth} {self.title}", "", *table, *note, ""])
+        return "\n".join([f"{'#' * depth} {escape(self.title)}", "", table, *note, ""])
 
     def latex(self) -> str:
         """A booktabs table."""
@@ -37,3 +41,9 @@ class Sheet:
             r"\midrule", *body, r"\bottomrule", r"\end{tabular}", f"% {self.title}. {self.note}",
             "",
         ])  # fmt: skip
+
+
+def spread(values: Sequence[float] | np.ndarray, digits: int = 1, sign: str = "-") -> str:
+    """Mean ± sample deviation, the latter where there are several values."""
+    mean = f"{np.mean(values):{sign},.{digits}f}"
+    return f"{mean} ± {np.std(values, ddof=1):,.{digits}f}" if len(values) > 1 else mean

@@ -124,9 +124,12 @@ class Store:
             with path.open("r+", encoding="utf-8") as file:
                 file.truncate(len("".join(f"{line}\n" for line in lines).encode()))
 
-    def find(self, config: str) -> Result | None:
-        """The result of that config, if it is there."""
-        return next((each for each in self.results if each.config == config), None)
+    def find(self, config: str, variant: str | None = None) -> Result | None:
+        """The result of that config, of that variant if one is named, if it is there."""
+        for each in self.results:
+            if each.config == config and variant in (None, each.variant):
+                return each
+        return None
 
     def append(self, result: Result) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

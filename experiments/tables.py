@@ -13,7 +13,7 @@ from emojax.errors import DataError
 from emojax.evaluate.bootstrap import draw
 from emojax.evaluate.plots import GREY, INK, PALE, STYLE, clean
 from emojax.evaluate.significance import bootstrap_p, holm, mcnemar
-from experiments.sheet import Sheet
+from experiments.sheet import Sheet, spread
 from experiments.store import METRICS, Result
 
 RESAMPLES = 2000
@@ -26,7 +26,7 @@ class Row:
 
     Attributes:
       seeds: how many runs there are.
-      mean, deviation: of each test metric over seeds; the deviation of one run is NaN.
+      values: of each test metric, a seed each.
       difference, low, high: accuracy minus the reference's, mean over the seeds that both have,
         and its interval over dialogues; NaN for the reference.
       p_bootstrap, p_mcnemar: of that difference, corrected by Holm over the table.
@@ -36,13 +36,23 @@ class Row:
     seeds: int
     parameters: int
     seconds: float
-    mean: Mapping[str, float]
-    deviation: Mapping[str, float]
+    values: Mapping[str, Sequence[float]]
     difference: float = np.nan
     low: float = np.nan
     high: float = np.nan
     p_bootstrap: float = np.nan
     p_mcnemar: float = np.nan
+
+    def percent(self, metric: str) -> np.ndarray:
+        """f64[seeds]"""
+        return 100 * np.array(self.values[metric])
+
+    def mean(self, metric: str) -> float:
+        return float(np.mean(self.values[metric]))
+
+    def deviation(self, metric: str) -> float:
+        """Sample deviation over seeds; NaN of one."""
+        return float(np.std(self.values[metric], ddof=1)) if self.seeds > 1 else np.nan
 
 
 def compare(results: Sequence[Result], order: Sequence[str], reference: str) -> list[Row]:
@@ -73,13 +83,10 @@ def compare(results: Sequence[Result], order: Sequence[str], reference: str) -> 
 
 
 def _summary(name: str, found: Sequence[Result]) -> Row:
-    values = {m: [each.scores["test"][m] for each in found] for m in METRICS}
     return Row(
         variant=name, seeds=len(found), parameters=found[0].parameters,
         seconds=float(np.mean([each.seconds for each in found])),
-        mean={m: float(np.mean(v)) for m, v in values.items()},
-        deviation={m: float(np.std(v, ddof=1)) if len(v) > 1 else np.nan
-                   for m, v in values.items()},
+        values={metric: [each.scores["test"][metric] for each in found] for metric in METRICS},
     )  # fmt: skip
 
 
@@ -104,13 +111,6 @@ def _hits(result: Result) -> np.ndarray:
     return np.bincount(result.dialogue, result.right, len(result.label))
 
 
-def spread(row: Row, metric: str, scale: float = 100) -> str:
-    """Mean ± deviation of a metric, the latter where there is one."""
-    mean, deviation = scale * row.mean[metric], scale * row.deviation[metric]
-    digits = 1 if scale == 100 else 3
-    return f"{mean:.{digits}f}" + ("" if np.isnan(deviation) else f" ± {deviation:.{digits}f}")
-
-
 def _p(value: float) -> str:
     return "–" if np.isnan(value) else "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0")
 
@@ -123,12 +123,12 @@ HEADER = (
 
 def cells(rows: Sequence[Row]) -> list[list[str]]:
     """The table's texts, the best accuracy first."""
-    ranked = sorted(rows, key=lambda row: -row.mean["accuracy"])
+    ranked = sorted(rows, key=lambda row: -row.mean("accuracy"))
     return [
         [
             row.variant, str(row.seeds), f"{row.parameters:,}",
-            *(spread(row, m) for m in ("accuracy", "weighted_f1", "macro_f1")),
-            spread(row, "nll", 1), spread(row, "ece"),
+            *(spread(row.percent(m)) for m in ("accuracy", "weighted_f1", "macro_f1")),
+            spread(row.values["nll"], 3), spread(row.percent("ece")),
             "reference" if np.isnan(row.difference)
             else f"{100 * row.difference:+.1f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}]",
             _p(row.p_bootstrap), _p(row.p_mcnemar), f"{row.seconds:.0f}",
@@ -150,16 +150,16 @@ def sheet(rows: Sequence[Row], title: str) -> Sheet:
     return Sheet(title, HEADER, cells(rows), NOTE)
 
 
-def figure(rows: Sequence[Row], results: Sequence[Result], title: str) -> Figure:
+def figure(rows: Sequence[Row], title: str) -> Figure:
     """Accuracy of every seed and its mean, the best variant on top."""
-    ranked = sorted(rows, key=lambda row: row.mean["accuracy"])
+    ranked = sorted(rows, key=lambda row: row.mean("accuracy"))
     with matplotlib.rc_context(STYLE):
         drawn = Figure(figsize=(7, 1.2 + 0.3 * len(ranked)), layout="constrained")
         axes = drawn.add_subplot()
         for y, row in enumerate(ranked):
-            each = [100 * r.scores["test"]["accuracy"] for r in results if r.variant == row.variant]
+            each = row.percent("accuracy")
             axes.plot(each, [y] * len(each), "o", color=GREY, markersize=4, alpha=0.6)
-            axes.plot(100 * row.mean["accuracy"], y, "|", color=INK, markersize=16, mew=2)
+            axes.plot(each.mean(), y, "|", color=INK, markersize=16, mew=2)
         axes.set_yticks(range(len(ranked)), [clean(row.variant, 40) for row in ranked])
         axes.set(xlabel="test accuracy, % (a dot a seed, a line the mean)", title=clean(title, 80))
         axes.grid(axis="x", color=PALE, linewidth=0.6)

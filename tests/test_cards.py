@@ -267,7 +267,7 @@ def page(store) -> str:
     rows = tables.compare(results, names, names[0])
     sheet = Sheet(ATTACK, (*tables.HEADER[:-1], ATTACK), tables.cells(rows), ATTACK)
     figure = Figure("redifu", *[ATTACK] * 5, True, ATTACK, 1.0)
-    svg = html.plots.themed(html.plots.render(tables.figure(rows, results, ATTACK), "svg"))
+    svg = html.plots.themed(html.plots.render(tables.figure(rows, ATTACK), "svg"))
     pictures = [html.Picture(ATTACK, ATTACK, svg), html.Picture("PNG", "a dot", b"\x89PNG")]
     found = cards.cards(results, names, [figure])
     return html.page(ATTACK, f"{ATTACK}\n\n    {ATTACK}\n\n{ATTACK}", [sheet], pictures, found)

@@ -136,7 +136,7 @@ def test_each_place_is_a_comparison_of_its_own(results):
     for x, condition in ((0.0, ""), (0.5, "half")):
         under = [each.under(condition) for each in results]
         for row in tables.compare(under, list(RATES), "ours"):
-            assert at[x][row.variant].mean == row.mean
+            assert at[x][row.variant].values == row.values
         alone = []
         for name in ("good", "bad"):
             both = [each for each in under if each.variant in ("ours", name)]
@@ -172,7 +172,7 @@ def test_lines_may_go_from_variant_to_variant_and_have_holes(results):
     assert set(found["other"]) == {2}
     assert found["other"][2].difference > 0
     good = np.mean([r.right.mean() for r in results if r.variant == "good"])
-    assert found["ours"][1].mean["accuracy"] == pytest.approx(good)
+    assert found["ours"][1].mean("accuracy") == pytest.approx(good)
     sheet = curves.sheet(panel, found, {})
     assert sheet.rows[1][1] == "–"
     assert list(sheet.rows[-1]) == ["ours ahead of", "0 of 0 (0)", "0 of 1 (0)"]
@@ -210,7 +210,7 @@ def test_a_study_is_drawn_with_all_that_it_asks_for(results, tmp_path):
     for each in results:
         store.append(each)
     run.draw(study, "study", Store(store.path), tmp_path)
-    assert (tmp_path / "extra.md").read_text() == "# study\n\n| runs |\n|---|\n| 9 |\n"
+    assert (tmp_path / "extra.md").read_text() == "# study\n\n| runs |\n| --- |\n| 9 |\n"
     for name in ("table", "curves", "extra"):
         assert (tmp_path / f"{name}.tex").read_text().startswith(r"\begin{tabular}")
     assert "| ours | 3 |" in (tmp_path / "table.md").read_text()
