@@ -163,7 +163,7 @@ class StackedBatch:
     lanes: tuple[PackedBatch, ...]
 
 
-class Lanes(grain.IterDataset[StackedBatch]):
+class StackedBatches(grain.IterDataset[StackedBatch]):
     """Several orders of the same conversations, side by side.
 
     Args:
@@ -175,14 +175,14 @@ class Lanes(grain.IterDataset[StackedBatch]):
         self.orders = orders
 
     def __iter__(self) -> grain.DatasetIterator[StackedBatch]:
-        return _LanesIterator(self.orders)
+        return _StackedIterator(self.orders)
 
     def prefetched(self) -> grain.IterDataset[StackedBatch]:
         """See `Batches.prefetched`."""
         return grain.experimental.ThreadPrefetchIterDataset(self, prefetch_buffer_size=_PREFETCH)
 
 
-class _LanesIterator(grain.DatasetIterator[StackedBatch]):
+class _StackedIterator(grain.DatasetIterator[StackedBatch]):
     def __init__(self, orders: Sequence[Batches]):
         super().__init__()
         self._each = [iter(order) for order in orders]

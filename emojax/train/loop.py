@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
@@ -24,8 +22,8 @@ from emojax.dist import processes
 from emojax.dist.compiler import return_memory_after_compiling
 from emojax.dist.mesh import key_everywhere, mesh_here, put_batch
 from emojax.errors import NonFiniteError
-from emojax.evaluate.metrics import score
 from emojax.evaluate.predict import make_predict, predict_split
+from emojax.train.books import ADVICE, Books
 from emojax.train.checkpoint import Checkpoints
 from emojax.train.interruption import Interrupted, Sigterm
 from emojax.train.log import MetricLog, NoLog, Watch
@@ -35,8 +33,8 @@ from emojax.train.profile import Profiler
 from emojax.train.progress import Progress
 from emojax.train.reads import count_read
 from emojax.train.run import Run, alone
-from emojax.train.step import NEVER, TrainState, make_initial_state, make_train_step
-from emojax.types import Batch
+from emojax.train.step import TrainState, make_initial_state, make_train_step
+from emojax.types import Batch, Prediction
 
 MANY = 0.25
 """Share of empty rows from which it is said that they are many."""
@@ -111,8 +109,8 @@ def train(
         profiler = Profiler(profile)
         stack.callback(profiler.close)
         loop = _Loop(
-            run, mesh, step_function, iterator, progress, last, best, log, watch, sigterm, started,
-            profiler,
+            Books(run, progress, log), mesh, step_function, iterator, last, best, watch, sigterm,
+            started, profiler,
         )  # fmt: skip
         loop.run(state)
         profiler.end()
@@ -149,18 +147,18 @@ class _Loop:
     """The loop's moving parts, so that its methods read as sentences."""
 
     def __init__(
-        self, run: Run, mesh: Mesh | None, step_function: Callable, iterator: Any,
-        progress: Progress, last: Checkpoints, best: Checkpoints, log: MetricLog, watch: Watch,
-        sigterm: Sigterm, started: float, profiler: Profiler,
+        self, books: Books, mesh: Mesh | None, step_function: Callable, iterator: Any,
+        last: Checkpoints, best: Checkpoints, watch: Watch, sigterm: Sigterm, started: float,
+        profiler: Profiler,
     ):  # fmt: skip
-        self.run_, self.mesh, self.config = run, mesh, run.config.train
+        run, progress = books.run, books.progress
+        self.books, self.mesh, self.config = books, mesh, run.config.train
         self.step_function, self.iterator = step_function, iterator
         self.validation = run.batches("validation", mesh=mesh)
         self.test = run.batches("test", mesh=mesh) if self.config.watch_test else None
         self.predict = make_predict(run.model, explain=False, mesh=mesh)
         self.progress, self.last, self.best = progress, last, best
-        self.log, self.watch, self.sigterm = log, watch, sigterm
-        self.ids = run.corpus.ids("train")
+        self.watch, self.sigterm = watch, sigterm
         self.in_flight: collections.deque[tuple[int, PackedBatch, Any]] = collections.deque()
         self.profiler = profiler
         self.earlier, self.started = progress.seconds, started
@@ -199,80 +197,55 @@ class _Loop:
     def account(self, state: TrainState, rate: float = 0.0) -> None:
         """Read the metrics of the oldest step in flight."""
         step, packed, metrics = self.in_flight.popleft()
-        values = jax.device_get(metrics)
-        if values["halted"] != NEVER:
-            self.stop(packed, step, values)
-        loss = float(values["loss"])
-        self.progress.add_loss(loss)
-        self.log.write(
-            step, {
-                "epoch": packed.epoch, "loss": loss,
-                "gradient_norm": float(values["gradient_norm"]),
-                "learning_rate": float(values["learning_rate"]),
-            },
-        )  # fmt: skip
+        with self.told():
+            loss = self.books.step(step, packed, jax.device_get(metrics))
         self.watch.step(packed.epoch, loss, rate)
 
     def drain(self, state: TrainState) -> None:
         while self.in_flight:
             self.account(state)
 
-    def stop(self, packed: PackedBatch, step: int, values: Any) -> NoReturn:
-        """The state is that of before the bad step: later steps left it alone."""
-        names = [self.ids[index] for row in packed.rows for index in row]
-        self.halt(
-            step, packed.epoch, names,
-            f"the loss ({values['loss']}) or the gradient norm ({values['gradient_norm']}) is not "
-            "finite. Conversations of the batch",
-        )  # fmt: skip
-
-    def halt(self, step: int, epoch: int, names: list[str], problem: str) -> NoReturn:
-        self.log.write(step, {"epoch": epoch, "not_finite": names})
-        self.log.flush()
-        self.last.wait()
-        kept = self.last.steps()
-        left = f"The last good checkpoint is that of step {kept[-1]}" if kept else (
-            "There is no checkpoint yet"
-        )  # fmt: skip
-        raise NonFiniteError(
-            f"step {step} (epoch {epoch + 1}): {problem}: {', '.join(names)}. {left}. A lower "
-            "train.learning_rate or a train.clip_norm may help"
-        )
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """Where numbers are not finite, say what is left."""
+        try:
+            yield
+        except NonFiniteError as error:
+            self.last.wait()
+            kept = self.last.steps()
+            left = f"The last good checkpoint is that of step {kept[-1]}" if kept else (
+                "There is no checkpoint yet"
+            )  # fmt: skip
+            raise NonFiniteError(f"{error}. {left}. {ADVICE}") from None
 
     def end_epoch(
         self, state: TrainState, epoch: int, step: int, seconds: float, conversations: int
     ) -> None:
-        progress = self.progress
-        predictions = predict_split(
-            self.predict, state.variables(), self.validation, mesh=self.mesh
-        )
-        bad = [each.id for each in predictions if not np.isfinite(each.probability).all()]
-        if bad:
-            self.halt(step, epoch, bad, "validation probabilities are not finite. Conversations")
-        classes, test = len(self.run_.corpus.signature.labels), None
+        predictions = self.predictions(state, self.validation)
+        test = None
         if self.test is not None:
             if processes.first():
-                count_read(self.run_.folder, digest(self.run_.config))
-            found = predict_split(self.predict, state.variables(), self.test, mesh=self.mesh)
-            test = score(found, classes)
-        is_best = progress.end_epoch(
-            self.config, score(predictions, classes), step=step, seconds=seconds,
-            conversations=conversations, test=test,
-        )  # fmt: skip
-        record = progress.history[-1]
+                count_read(self.books.run.folder, digest(self.books.run.config))
+            test = self.predictions(state, self.test)
+        with self.told():
+            is_best = self.books.epoch(
+                epoch, step, predictions, test, seconds=seconds, conversations=conversations
+            )
+        record = self.progress.history[-1]
         if is_best:
             if not processes.alone():
                 self.last.wait()  # Orbax cannot write two series at once among processes.
             self.best.save(step, state.variables(), {"record": record})
-        self.log.write(step, {k: v for k, v in record.items() if k != "step"})
         self.watch.epoch(record, self.config.select, is_best)
+
+    def predictions(self, state: TrainState, batches: Batches) -> list[Prediction]:
+        """Of the conversations of a split."""
+        return predict_split(self.predict, state.variables(), batches, mesh=self.mesh)
 
     def save(self, state: TrainState, step: int) -> None:
         self.drain(state)
-        progress = self.progress
-        progress.iterator = self.iterator.get_state()
-        progress.log_size = self.log.flush()
-        progress.sit(self.earlier + time.monotonic() - self.started)
+        seconds = self.earlier + time.monotonic() - self.started
+        notes = self.books.close(self.iterator.get_state(), seconds)
         # Notes that name a best epoch must not be on disk before that epoch is.
         self.best.wait()
-        self.last.save(step, state, dataclasses.asdict(progress))
+        self.last.save(step, state, notes)

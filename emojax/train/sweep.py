@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,13 @@ from rich.console import Console
 
 from emojax.config import digest
 from emojax.config.swept import structure
-from emojax.data.pipeline import Batches, PackedBatch, StackedBatch
-from emojax.data.pipeline import Lanes as LanesOfBatches
+from emojax.data.pipeline import Batches, StackedBatch, StackedBatches
 from emojax.dist import processes
 from emojax.dist.compiler import return_memory_after_compiling
 from emojax.errors import CheckpointError, ConfigError, NonFiniteError
 from emojax.evaluate.files import write_atomically
-from emojax.evaluate.metrics import Scores, score
 from emojax.evaluate.predict import predictions_of
+from emojax.train.books import ADVICE, Books
 from emojax.train.checkpoint import Checkpoints
 from emojax.train.interruption import Interrupted, Sigterm
 from emojax.train.lanes import Lanes, lane
@@ -40,7 +39,7 @@ from emojax.train.objective import class_weights
 from emojax.train.progress import Progress
 from emojax.train.reads import count_read
 from emojax.train.run import LAST, Run, alone
-from emojax.train.step import NEVER, TrainState
+from emojax.train.step import TrainState
 from emojax.types import Prediction
 
 
@@ -137,12 +136,10 @@ class _Sweep:
             devices=jax.local_devices(), at_once=at_once,
         )  # fmt: skip
         orders = [training.reseeded(config.train.seed) for config in self.lanes.configs]
-        self.iterator: Any = iter(LanesOfBatches(orders).prefetched())
+        self.iterator: Any = iter(StackedBatches(orders).prefetched())
         stack.callback(self.iterator.close)
         self.validation = first.batches("validation")
         self.test = first.batches("test") if self.config.watch_test else None
-        self.ids = first.corpus.ids("train")
-        self.classes = len(first.corpus.signature.labels)
 
         position = self.iterator.get_state()
         self.progress = [Progress(iterator=position, lanes=len(runs)) for _ in runs]
@@ -161,10 +158,12 @@ class _Sweep:
             self.progress = [Progress(**each) for each in notes["progress"]]
             self.problems = notes["problems"]
             self.iterator.set_state(self.progress[0].iterator)
-        self.logs = [MetricLog(run.folder) for run in runs]
-        for log, progress in zip(self.logs, self.progress, strict=True):
+        self.books = []
+        for run, progress in zip(runs, self.progress, strict=True):
+            log = MetricLog(run.folder)
             stack.callback(log.close)
             log.rewind(progress.log_size, self.step)
+            self.books.append(Books(run, progress, log))
         self.in_flight: collections.deque[tuple[int, StackedBatch, Any]] = collections.deque()
         self.earlier, self.started = sum(p.seconds for p in self.progress), started
 
@@ -212,78 +211,54 @@ class _Sweep:
     def account(self, watch: Watch, rate: float = 0.0) -> None:
         """Read the metrics of the oldest step in flight."""
         step, stacked, metrics = self.in_flight.popleft()
-        values = jax.device_get(metrics)
-        losses = []
-        for n, going in enumerate(self.going()):
-            if not going:
-                continue
-            packed = stacked.lanes[n]
-            if values["halted"][n] != NEVER:
-                self.halt(
-                    n, step, packed.epoch, self.names(packed),
-                    f"the loss ({values['loss'][n]}) or the gradient norm "
-                    f"({values['gradient_norm'][n]}) is not finite. Conversations of the batch",
-                )  # fmt: skip
-                continue
-            losses.append(float(values["loss"][n]))
-            self.progress[n].add_loss(losses[-1])
-            self.logs[n].write(
-                step, {
-                    "epoch": packed.epoch, "loss": losses[-1],
-                    "gradient_norm": float(values["gradient_norm"][n]),
-                    "learning_rate": float(values["learning_rate"][n]),
-                },
-            )  # fmt: skip
+        values, losses = jax.device_get(metrics), []
+        going = self.going()
+        for n in itertools.compress(range(len(going)), going):
+            with self.told(n):
+                of_lane = {name: each[n] for name, each in values.items()}
+                losses.append(self.books[n].step(step, stacked.lanes[n], of_lane))
         if losses:
-            watch.step(stacked.lanes[0].epoch, float(np.mean(losses)), rate)
-
-    def names(self, packed: PackedBatch) -> list[str]:
-        return [self.ids[index] for row in packed.rows for index in row]
+            watch.step(stacked.lanes[0].epoch, float(np.mean(losses)), sum(going) * rate)
 
     def drain(self, watch: Watch) -> None:
         while self.in_flight:
             self.account(watch)
 
-    def halt(self, n: int, step: int, epoch: int, names: list[str], problem: str) -> None:
-        """One run is lost; its state is that of before the bad step, and the others go on."""
-        self.logs[n].write(step, {"epoch": epoch, "not_finite": names})
-        self.problems[n] = (
-            f"{self.runs[n].folder}: step {step} (epoch {epoch + 1}): {problem}: "
-            f"{', '.join(names)}. A lower train.learning_rate or a train.clip_norm may help"
-        )
+    @contextlib.contextmanager
+    def told(self, n: int) -> Iterator[None]:
+        """A run whose numbers are not finite is lost, and the others go on."""
+        try:
+            yield
+        except NonFiniteError as error:
+            self.problems[n] = f"{self.runs[n].folder}: {error}. {ADVICE}"
 
     def end_epoch(self, epoch: int, seconds: float, conversations: int, watch: Watch) -> None:
         going = self.going()
         better = np.zeros(self.lanes.count, bool)
-        records = []
-        test = self.test_scores(going)
-        for n, predictions in enumerate(self.predictions(self.validation)):
-            if not going[n]:
-                continue
-            bad = [each.id for each in predictions if not np.isfinite(each.probability).all()]
-            if bad:
-                problem = "validation probabilities are not finite. Conversations"
-                self.halt(n, self.step, epoch, bad, problem)
-                continue
-            progress = self.progress[n]
-            better[n] = progress.end_epoch(
-                self.config, score(predictions, self.classes), step=self.step,
-                seconds=seconds / sum(going), conversations=conversations, test=test[n],
-            )  # fmt: skip
-            records.append(progress.history[-1])
-            self.logs[n].write(self.step, {k: v for k, v in records[-1].items() if k != "step"})
+        test = self.test_predictions(going)
+        for n, validation in enumerate(self.predictions(self.validation)):
+            if going[n]:
+                with self.told(n):
+                    better[n] = self.books[n].epoch(
+                        epoch, self.step, validation, test[n], seconds=seconds / sum(going),
+                        conversations=conversations,
+                    )  # fmt: skip
         self.best = self.lanes.keep(self.best, self.state.variables(), self.lanes.put(better))
+        records = [
+            progress.history[-1]
+            for progress, went, problem in zip(self.progress, going, self.problems, strict=True)
+            if went and not problem
+        ]
         if records:
             watch.epoch(_mean(records), self.config.select, False)
 
-    def test_scores(self, going: Sequence[bool]) -> list[Scores | None]:
-        """Of each run that is going, where the config wants them; see `train.watch_test`."""
+    def test_predictions(self, going: Sequence[bool]) -> Sequence[list[Prediction] | None]:
+        """Of each run, where the config wants them; see `train.watch_test`."""
         if self.test is None:
             return [None] * len(self.runs)
         for run in itertools.compress(self.runs, going):
             count_read(run.folder, digest(run.config))
-        found = self.predictions(self.test)
-        return [score(f, self.classes) if g else None for f, g in zip(found, going, strict=True)]
+        return self.predictions(self.test)
 
     def predictions(self, batches: Batches) -> list[list[Prediction]]:
         """Of each run, those for the conversations of a split."""
@@ -298,13 +273,10 @@ class _Sweep:
 
     def save(self) -> None:
         seconds = (self.earlier + time.monotonic() - self.started) / len(self.runs)
-        for progress, log in zip(self.progress, self.logs, strict=True):
-            progress.iterator = self.iterator.get_state()
-            progress.log_size = log.flush()
-            progress.sit(seconds)
+        position = self.iterator.get_state()
         self.last.save(
             self.step, {"state": self.state, "best": self.best}, {
-                "progress": [dataclasses.asdict(each) for each in self.progress],
+                "progress": [books.close(position, seconds) for books in self.books],
                 "problems": self.problems,
             },
         )  # fmt: skip
@@ -325,11 +297,7 @@ class _Sweep:
 
 def _mean(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The record that stands for those of all lanes."""
-
-    def mean(*values: Any) -> Any:
-        return float(np.mean(values))
-
-    return jax.tree.map(mean, *records) | {
-        "epoch": records[0]["epoch"],
-        "conversations_per_second": sum(each["conversations_per_second"] for each in records),
+    # A lane's seconds are its share of the program's, so that each has the rate of all together.
+    return jax.tree.map(lambda *each: float(np.mean(each)), *records) | {
+        "epoch": records[0]["epoch"]
     }

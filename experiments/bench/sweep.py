@@ -38,8 +38,7 @@ STEPS = 4
 def measure(size: str, count: int, at_once: int | None, rounds: int) -> dict[str, Any]:
     """One size on the devices of this process."""
     from emojax.config import from_dict
-    from emojax.data.pipeline import Batches
-    from emojax.data.pipeline import Lanes as LanesOfBatches
+    from emojax.data.pipeline import Batches, StackedBatches
     from emojax.models.registry import build
     from emojax.nn.layers import statistics
     from emojax.train.lanes import Lanes
@@ -58,7 +57,7 @@ def measure(size: str, count: int, at_once: int | None, rounds: int) -> dict[str
     epochs = [len(batches.plan(epoch)) for epoch in range(train.epochs)]
     schedule = build_schedule(train, epochs)
     optimiser = build_optimiser(train, schedule)
-    orders = LanesOfBatches([batches.reseeded(config.train.seed) for config in configs])
+    orders = StackedBatches([batches.reseeded(config.train.seed) for config in configs])
     stacked = list(itertools.islice(iter(orders), STEPS))
 
     one = make_train_step(model, optimiser, train, schedule, None)

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from emojax.config.swept import differing, structure
-from emojax.data.pipeline import Lanes as LanesOfBatches
+from emojax.data.pipeline import StackedBatches
 from emojax.errors import ConfigError, NonFiniteError
 from emojax.models.registry import build
 from emojax.train.checkpoint import Checkpoints
@@ -78,7 +78,7 @@ def test_a_lane_is_the_run_by_itself(corpus, tmp_path):
 
     going = lanes.put(jnp.ones(2, bool))
     orders = [training.reseeded(each.train.seed) for each in chosen]
-    for stacked in itertools.islice(iter(LanesOfBatches(orders)), STEPS):
+    for stacked in itertools.islice(iter(StackedBatches(orders)), STEPS):
         state, metrics = lanes.step(state, lanes.put(stacked.batch), going)
     for n, (expected, values) in enumerate(alone):
         ours = lane(state, n)
@@ -218,7 +218,7 @@ def test_a_sweep_on_two_devices_goes_on_where_it_was_stopped(corpus, tmp_path):
 def test_shapes_of_lanes_are_the_same_at_every_step(corpus, tmp_path):
     run = create_run(tmp_path / "run", config(corpus, {"data.buckets": "[16, 32]"}))
     training = run.batches("train", training=True)
-    orders = LanesOfBatches([training.reseeded(seed) for seed in (0, 1, 2**32 - 1)])
+    orders = StackedBatches([training.reseeded(seed) for seed in (0, 1, 2**32 - 1)])
     seen = set()
     iterator = iter(orders)
     for stacked in itertools.islice(iterator, 12):
