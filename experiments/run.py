@@ -91,11 +91,12 @@ def merged(values: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
 
 def draw(study: ModuleType, name: str, store: Store, out: Path) -> list[tables.Row]:
     """Write what the results say."""
-    rows = tables.compare(store.results, list(study.VARIANTS), study.REFERENCE)
+    results = store.newest
+    rows = tables.compare(results, list(study.VARIANTS), study.REFERENCE)
     question = (study.__doc__ or "").splitlines()[0]
     sheets = {"table": tables.sheet(rows, f"{name}: {question}")}
     for file, make in getattr(study, "SHEETS", {}).items():
-        sheets[file] = make(store.results, name)
+        sheets[file] = make(results, name)
     for file, sheet in sheets.items():
         (out / f"{file}.md").write_text(sheet.markdown(), encoding="utf-8")
         (out / f"{file}.tex").write_text(sheet.latex(), encoding="utf-8")
@@ -105,10 +106,10 @@ def draw(study: ModuleType, name: str, store: Store, out: Path) -> list[tables.R
     pictures = [html.Picture("Accuracy", "Accuracy of each variant, as in the table", svg)]
     shown = list(sheets.values())
     if panels := getattr(study, "PANELS", []):
-        shown += curves.draw(panels, store.results, out, name, question)
+        shown += curves.draw(panels, results, out, name, question)
         png = (out / "curves.png").read_bytes()
         pictures.append(html.Picture("Curves", "Accuracy along each axis, as in the tables", png))
-    audited = cards.cards(store.results, list(study.VARIANTS), figures())
+    audited = cards.cards(results, list(study.VARIANTS), figures())
     (out / "cards.md").write_text(cards.markdown(audited, f"{name}: audit cards"), encoding="utf-8")
     page = html.page(name, study.__doc__ or "", shown, pictures, audited)
     (out / "table.html").write_text(page, encoding="utf-8")
@@ -171,23 +172,23 @@ def _train(
     study: ModuleType, wanted: list[tuple[str, Config]], store: Store, options: argparse.Namespace,
     pool: Path, console: Console,
 ) -> None:  # fmt: skip
-    """Every run that has no result yet: trained, evaluated and stored.
+    """Every run that has no result yet, or none under all conditions: trained, evaluated, stored.
 
     Variants that come to the same config, as where a file of settings switches off what a variant
     would, are one run with a result for each.
     """
     runs = pool / "runs"
+    conditions = curves.conditions(getattr(study, "PANELS", []))
     configs: dict[str, Config] = {}
     variants: dict[str, list[str]] = {}
     for variant, config in wanted:
         name = digest(config)
         known = store.find(name)
-        if known is None:
+        if known is None or not known.conditions.keys() >= set(conditions):
             configs[name] = config
             variants.setdefault(name, []).append(variant)
         elif store.find(name, variant) is None:
             store.append(dataclasses.replace(known, variant=variant))
-    conditions = curves.conditions(getattr(study, "PANELS", []))
     groups, problems = programs(configs, pool, options.lanes), []
     for number, names in enumerate(groups, start=1):
         told = ", ".join(dict.fromkeys(variant for name in names for variant in variants[name]))

@@ -125,11 +125,16 @@ class Store:
                 file.truncate(len("".join(f"{line}\n" for line in lines).encode()))
 
     def find(self, config: str, variant: str | None = None) -> Result | None:
-        """The result of that config, of that variant if one is named, if it is there."""
-        for each in self.results:
+        """The last result of that config, of that variant if one is named, if it is there."""
+        for each in reversed(self.results):
             if each.config == config and variant in (None, each.variant):
                 return each
         return None
+
+    @property
+    def newest(self) -> list[Result]:
+        """What tables are about: of each variant and seed the last result."""
+        return list({(each.variant, each.seed): each for each in self.results}.values())
 
     def append(self, result: Result) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -58,6 +58,17 @@ def test_results_are_read_as_they_were_written(tmp_path):
     assert [dataclasses.asdict(each) for each in found] == [dataclasses.asdict(r) for r in written]
     assert Store(path).find("a 1").seed == 1
     assert Store(path).find("b 1") is None
+    assert Store(path).find("a 1", "b") is None
+
+
+def test_of_each_variant_and_seed_the_last_result_counts(tmp_path):
+    draw, store = np.random.default_rng(0), Store(tmp_path / "results.jsonl")
+    for variant, seed in (("a", 0), ("b", 0), ("a", 1), ("a", 0)):
+        store.append(result(variant, seed, 0.7, draw))
+    first, other, second, again = store.results
+    assert store.newest == [again, other, second]
+    assert store.find("a 0") is again
+    assert first not in store.newest
 
 
 def test_a_line_cut_short_is_dropped_and_other_damage_is_told(tmp_path):
