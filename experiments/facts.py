@@ -75,7 +75,7 @@ def _work(counted: Mapping[str, Any]) -> dict[str, str]:
 def _machine(known: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {
         "Memory": f"{spread([each['peak_memory_mib'] for each in known], 0)} MiB at its peak, of "
-        "the whole process, earlier runs in it included",
+        "the process while it trained",
         "Devices": _agreed([f"{len(e['devices'])} × {e['devices'][0]}" for e in known]),
         "Versions": _agreed([short(each["versions"]) for each in known]),
     }

@@ -30,7 +30,7 @@ from emojax.train.log import MetricLog, NoLog, Watch
 from emojax.train.objective import class_weights
 from emojax.train.optimiser import build_optimiser, build_schedule
 from emojax.train.profile import Profiler
-from emojax.train.progress import Progress
+from emojax.train.progress import Progress, forget_peak_memory
 from emojax.train.reads import count_read
 from emojax.train.run import Run, alone
 from emojax.train.step import TrainState, make_initial_state, make_train_step
@@ -61,6 +61,7 @@ def train(
     """
     started = time.monotonic()
     return_memory_after_compiling()
+    forget_peak_memory()
     with contextlib.ExitStack() as stack:
         sigterm = stack.enter_context(Sigterm())
         if processes.first():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import resource
 import sys
+from pathlib import Path
 from typing import Any
 
 from emojax.config import TrainConfig
@@ -97,6 +99,15 @@ class Progress:
 def _told(scores: Scores) -> dict[str, float]:
     names = "accuracy", "weighted_f1", "macro_f1", "nll", "ece"
     return {name: getattr(scores, name) for name in names}
+
+
+def forget_peak_memory() -> None:
+    """From now on the peak is that of what follows, not of all that the process has done.
+
+    Where the system does not offer that (other than Linux), the peak stays the process's.
+    """
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def _peak_memory() -> float:

@@ -36,7 +36,7 @@ from emojax.train.lanes import Lanes, lane
 from emojax.train.log import MetricLog, Watch
 from emojax.train.loop import IN_FLIGHT
 from emojax.train.objective import class_weights
-from emojax.train.progress import Progress
+from emojax.train.progress import Progress, forget_peak_memory
 from emojax.train.reads import count_read
 from emojax.train.run import LAST, Run, alone
 from emojax.train.step import TrainState
@@ -65,6 +65,7 @@ def sweep(
     """
     started = time.monotonic()
     return_memory_after_compiling()
+    forget_peak_memory()
     check(runs)
     with contextlib.ExitStack() as stack:
         sigterm = stack.enter_context(Sigterm())
