@@ -42,10 +42,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from emojax.config import digest, from_dict, load, override
 from emojax.dist.aot import DoesNotFit
@@ -170,7 +167,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
     for model, colour in (("default", "#0072b2"), ("large", "#d55e00")):
         mine = [row for row in rows if row["model"] == model and "why" not in row]
         if not mine:
@@ -195,7 +193,6 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def main() -> int:

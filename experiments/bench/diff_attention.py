@@ -31,8 +31,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 from jax import Array
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -170,10 +170,8 @@ def table(records: list[dict[str, Any]]) -> Table:
 
 def plot(records: list[dict[str, Any]], path: Path) -> None:
     """Time and memory against length, forward and backward together."""
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    figure, (times, memory) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    times, memory = figure.subplots(1, 2)
     both = [r for r in records if r["pass"] == "both" and "seconds" in r]
     for name in dict.fromkeys(r["contender"] for r in both):
         mine = [r for r in both if r["contender"] == name]
