@@ -76,8 +76,6 @@ def tune(
 ) -> Any:
     """Run the trials of a model that are not there yet; returns Optuna's study of it."""
     import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
     from optuna.trial import TrialState
 
     def configs_of(numbers: dict[str, float]) -> list[Config]:
@@ -94,9 +92,8 @@ def tune(
     default = configs_of({})[0]
     direction = "minimize" if default.train.select == "nll" else "maximize"
     study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(journal))), study_name=model,
-        direction=direction, load_if_exists=True,
-    )  # fmt: skip
+        storage=_remembered(journal), study_name=model, direction=direction, load_if_exists=True
+    )
     # A search that goes on must not draw again what it has drawn.
     study.sampler = optuna.samplers.TPESampler(
         seed=len(study.trials), n_startup_trials=2 * TOGETHER, constant_liar=True
@@ -114,13 +111,7 @@ def tune(
     def open_trials() -> list[Any]:
         return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
-    def done() -> int:
-        return len(study.trials) - len(open_trials()) - waiting()
-
-    def waiting() -> int:
-        return len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
-
-    while (left := trials - done()) > 0:
+    while (left := trials - sum(trial.state.is_finished() for trial in study.trials)) > 0:
         while len(open_trials()) < min(TOGETHER, left):
             study.ask(axes)
         asked = open_trials()
@@ -144,6 +135,13 @@ def tune(
     return study
 
 
+def _remembered(journal: Path) -> Any:
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    return JournalStorage(JournalFileBackend(str(journal)))
+
+
 def write_settings(study: Any, model: str, changes: Sequence[str], out: Path) -> Path:
     """The settings of the best trial as a file that `--config` and `--tuned` read."""
     trial = study.best_trial
@@ -162,12 +160,16 @@ def write_settings(study: Any, model: str, changes: Sequence[str], out: Path) ->
     return path
 
 
-def write_trials(studies: dict[str, Any], path: Path) -> None:
-    """A row for every trial of every model."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+def write_trials(out: Path) -> None:
+    """A row for every trial of every model that was ever searched here."""
+    import optuna
+
+    found = {journal.stem: journal for journal in (out / "trials").glob("*.log")}
+    with (out / "trials.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["model", "trial", "state", "validation", *SPACE])
-        for model, study in studies.items():
+        for model in filter(found.__contains__, MODELS):
+            study = optuna.load_study(study_name=model, storage=_remembered(found[model]))
             for trial in study.trials:
                 value = "" if trial.value is None else f"{trial.value:.5f}"
                 numbers = [
@@ -198,7 +200,6 @@ def _run(options: argparse.Namespace) -> None:
     start(options.out)
     console = Console()
     values, assignments = command.settings(options)
-    studies = {}
     table = Table("model", "trials", "defaults", "best", "settings")
     for model in options.models:
         console.print(f"{model}: {options.trials} trials", highlight=False)
@@ -206,9 +207,8 @@ def _run(options: argparse.Namespace) -> None:
         study = tune(model, changes, values, options.trials, options.folds, options.out, console)
         if all(each.value is None for each in study.trials):
             raise NonFiniteError(f"{model}: no trial came to an end; see {options.out}/runs")
-        studies[model] = study
         path = write_settings(study, model, VARIANTS[model], options.out)
-        write_trials(studies, options.out / "trials.csv")
+        write_trials(options.out)
         finished = [each.value for each in study.trials if each.value is not None]
         table.add_row(
             model, str(len(finished)), f"{finished[0]:.4f}", f"{study.best_value:.4f}", str(path)
