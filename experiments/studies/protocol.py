@@ -3,7 +3,8 @@
     python -m experiments.run protocol --out runs/protocol --seeds 10
     python -m experiments.run protocol --out runs/protocol_mosi --seeds 10 \\
         --data ../shared/data/mosi --config experiments/mosi_whole.toml \\
-        --set data.train_share=1.0 --set train.select_last=false --set train.select=weighted_f1
+        --set data.train_share=1.0 --set data.validation_fraction=0.16 \\
+        --set train.select_last=false --set train.select=weighted_f1
 
 The field's habit is to score the test split after every epoch and to report the best. Here the same
 runs are scored twice: at the epoch that validation chose, and at the best test epoch. Training is
