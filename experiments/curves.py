@@ -155,8 +155,12 @@ def _draw_line(axes: Any, line: Mapping[float, Row], number: int, first: bool) -
 def draw(
     panels: Sequence[Panel], results: Sequence[Result], out: Path, name: str, question: str
 ) -> list[Sheet]:
-    """Write `curves.md`, `curves.tex` and `curves.png` of a study; returns the tables."""
-    found = [look_up(panel, results) for panel in panels]
+    """Write `curves.md`, `curves.tex` and `curves.png` of what has results; returns the tables."""
+    looked = [(panel, look_up(panel, results)) for panel in panels]
+    panels = [panel for panel, found in looked if found]
+    found = [found for _, found in looked if found]
+    if not found:
+        return []
     missing = {name: share for each in results for name, share in each.missing.items()}
     sheets = [sheet(*each, missing) for each in zip(panels, found, strict=True)]
     tables = [dataclasses.replace(each, note="").markdown(depth=2) for each in sheets]

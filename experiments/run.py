@@ -105,8 +105,9 @@ def draw(study: ModuleType, name: str, store: Store, out: Path) -> list[tables.R
     svg = plots.themed(plots.render(figure, "svg"))
     pictures = [html.Picture("Accuracy", "Accuracy of each variant, as in the table", svg)]
     shown = list(sheets.values())
-    if panels := getattr(study, "PANELS", []):
-        shown += curves.draw(panels, results, out, name, question)
+    panels = getattr(study, "PANELS", [])
+    if along := curves.draw(panels, results, out, name, question):
+        shown += along
         png = (out / "curves.png").read_bytes()
         pictures.append(html.Picture("Curves", "Accuracy along each axis, as in the tables", png))
     audited = cards.cards(results, list(study.VARIANTS), figures())

@@ -366,7 +366,7 @@ graph_heads = 2
 graph_layers = 0
 diffusion_steps = 0
 text_guidance = false
-mean_field_steps = 0
+chain = false
 delta = false
 [train]
 ema_decay = 0

@@ -48,7 +48,6 @@ WRONG = [
     (DataConfig, {"train_share": NAN}, r"data.train_share must be in \(0, 1\]"),
     (DataConfig, {"corrupt": ("noise:snr=loud",)}, "data.corrupt: 'noise:snr=loud': snr must be"),
     (RedifuConfig, {"width": 0}, "model.width must be positive"),
-    (RedifuConfig, {"mean_field_steps": -1}, "model.mean_field_steps must not be negative"),
     (RedifuConfig, {"heads": 0}, "model.heads must be positive"),
     (RedifuConfig, {"graph_heads": 0}, "model.graph_heads must be positive"),
     (RedifuConfig, {"feed_forward_ratio": 0}, "model.feed_forward_ratio must be positive"),

@@ -219,6 +219,14 @@ def test_a_study_is_drawn_with_all_that_it_asks_for(results, tmp_path):
     assert "Some are missing" in page
 
 
+def test_panels_without_results_are_not_drawn(results, tmp_path):
+    never = dataclasses.replace(PANEL, title="Never", lines={"ours": {0.0: ("ours", "never")}})
+    assert curves.draw([never], results, tmp_path, "study", "Why?") == []
+    assert not list(tmp_path.iterdir())
+    (sheet,) = curves.draw([never, PANEL], results, tmp_path, "study", "Why?")
+    assert sheet.title == PANEL.title
+
+
 def watched(variant: str, seed: int, validation: list[float], test: list[float]) -> Result:
     """A run of some epochs, the one with the best validation score chosen."""
     history = [

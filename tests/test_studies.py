@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent
 TINY = {
     "model.width": 16, "model.heads": 2, "model.graph_heads": 2, "model.graph_layers": 0,
     "model.encoder_layers": 0, "model.delta": "false", "model.diffusion_steps": 0,
-    "model.mean_field_steps": 0, "data.buckets": "[16]", "data.batch_utterances": 64,
+    "model.chain": "false", "data.buckets": "[16]", "data.batch_utterances": 64,
     "train.epochs": 1,
 }  # fmt: skip
 

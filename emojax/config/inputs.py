@@ -11,7 +11,7 @@ Dtype = Literal["float32", "bfloat16"]
 
 _POSITIVE = ("width", "heads", "graph_heads", "feed_forward_ratio", "units", "rank")
 _NOT_NEGATIVE = (
-    "layers", "encoder_layers", "graph_layers", "diffusion_steps", "mean_field_steps", "window",
+    "layers", "encoder_layers", "graph_layers", "diffusion_steps", "window",
 )  # fmt: skip
 """What any model's fields of these names must be."""
 

@@ -43,8 +43,9 @@ class RedifuConfig(InputConfig):
     end the text takes. Without them it is the mean of those that are there, and all of it."""
     text_guidance: bool = True
     """Inject audiovisual information into the text stream at all."""
-    mean_field_steps: int = 2
-    """Steps in which decisions adjust to their neighbours' along the relation graph; 0 is none."""
+    chain: bool = True
+    """Smooth decisions along the conversation with a hidden Markov chain: emotions persist in a
+    speaker and spread to the others."""
     feed_forward_ratio: int = 2
     attention_dropout: float = 0.0
     """Dropout of attention maps; the dearest kind, because maps are the largest arrays."""

@@ -17,8 +17,8 @@ from emojax.models.output import Output
 from emojax.nn.attention import DifferentialLayer
 from emojax.nn.convolution import Delta
 from emojax.nn.diffusion import TextGuidedDiffusion
+from emojax.nn.emotion_chain import EmotionChain
 from emojax.nn.layers import Dropout, LayerNorm, dense, rematerialised
-from emojax.nn.mean_field import RelationMeanField
 from emojax.nn.relation_graph import RelationGraphLayer
 from emojax.nn.sharding import stream
 from emojax.types import MODALITIES, Batch
@@ -54,10 +54,8 @@ class Redifu(Multimodal):
         x = Dropout(c.dropout)(LayerNorm(name="head_norm", shape=(len(MODALITIES),))(x))
         classes = len(self.signature.labels)
         logits = dense(classes, jnp.float32, "head")(x.reshape(*x.shape[:2], -1))
-        if c.mean_field_steps > 0:
-            logits = RelationMeanField(c.mean_field_steps, c.window, c.causal, name="mean_field")(
-                logits, speaker, batch.segment
-            )
+        if c.chain:
+            logits = EmotionChain(c.causal, name="chain")(logits, speaker, batch.segment)
         each = [
             dense(classes, jnp.float32, f"{modality}_head")(x[:, :, i])
             for i, modality in enumerate(MODALITIES)

@@ -9,7 +9,7 @@ default. "nothing but heads" is without all of them: features, and a decision.
 
 Cost on two cores with the embedded corpus: about a minute a run, so 21 variants and ten seeds take
 some three and a half hours; half a minute a run on MOSI. Expected: context through the relation
-graph and the mean field matters most, who speaks comes next; what two parts can do for one another
+graph and the chain matters most, who speaks comes next; what two parts can do for one another
 costs little where one of them is left out.
 """
 
@@ -19,7 +19,7 @@ REFERENCE = "redifu"
 
 _PLAIN = [
     "model.encoder_layers=0", "model.delta=false", "model.graph_layers=0",
-    "model.text_guidance=false", "model.mean_field_steps=0",
+    "model.text_guidance=false", "model.chain=false",
 ]  # fmt: skip
 
 VARIANTS = {
@@ -36,12 +36,12 @@ VARIANTS = {
     "graph: modalities meet within utterances": ["model.cross_modal=utterance"],
     "graph: reach of one utterance": ["model.window=1"],
     "all speakers alike": ["model.speaker_relations=false"],
-    "neither graph nor mean field": ["model.graph_layers=0", "model.mean_field_steps=0"],
+    "neither graph nor chain": ["model.graph_layers=0", "model.chain=false"],
     "no text guidance": ["model.text_guidance=false"],
     "diffusion: no step": ["model.diffusion_steps=0"],
     "diffusion: four steps": ["model.diffusion_steps=4"],
     "diffusion: no gates": ["model.gates=false"],
-    "no mean field": ["model.mean_field_steps=0"],
+    "no chain": ["model.chain=false"],
     "no modality dropout": ["model.modality_dropout=0.0"],
     "nothing but heads": _PLAIN,
 }

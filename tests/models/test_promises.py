@@ -30,7 +30,7 @@ REDIFU = {
     "no gates": {"gates": False},
     "no text guidance": {"text_guidance": False},
     "speaker embedding": {"speaker_embedding": True},
-    "no mean field": {"mean_field_steps": 0},
+    "no chain": {"chain": False},
     "causal": {"causal": True},
     "causal temporal": {"causal": True, "attention": "temporal"},
     "causal v2": {"causal": True, "attention": "v2"},

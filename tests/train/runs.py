@@ -40,7 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "train.select_last": "true",
         "model.graph_layers": 0,
         "model.diffusion_steps": 0,
-        "model.mean_field_steps": 0,
+        "model.chain": "false",
     },
 }
 _fresh: dict[Config, TrainState] = {}

@@ -91,7 +91,7 @@ def test_every_micro_batch_draws_its_own_dropout(params):
 def gradient(remat: str, dtype: str = "float32"):
     config = RedifuConfig(
         width=16, heads=2, graph_heads=2, encoder_layers=1, graph_layers=1, window=2,
-        diffusion_steps=1, mean_field_steps=0, attention_dropout=0.1, dtype=dtype,
+        diffusion_steps=1, chain=False, attention_dropout=0.1, dtype=dtype,
     )  # fmt: skip
     model = build(config, SIGNATURE, remat)
     variables = random_variables(model, BATCH)
