@@ -13,7 +13,7 @@ Cost on two cores with the embedded corpus: a quarter to a whole minute a run, t
 half of that with `--pool` where the runs of `main_table` lie. Expected: `redifu` ahead of all in
 noise and bursts of it, trained on clean data (found with six others and ten seeds: everywhere,
 significantly; half of the utterances at -10 dB 77.6 %, next 75.5 %), and behind late fusion where
-all of the video is frozen; training on noise helps under noise and costs a little on clean features.
+all of the video is frozen; training on noise helps under noise, and costs a little without.
 """
 
 from __future__ import annotations
