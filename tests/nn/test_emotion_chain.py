@@ -1,8 +1,6 @@
-"""The chain of emotions against enumeration, and against a loop over utterances."""
+"""The chain of emotions against a loop over utterances."""
 
 from __future__ import annotations
-
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from emojax.nn.emotion_chain import EmotionChain, latest
+from emojax.nn.emotion_chain import EmotionChain
 
 C = 3
 SEGMENT = np.array([[1, 1, 1, 1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 1, 1, 1, 1, 1]], np.int32)
@@ -67,39 +65,6 @@ def test_against_a_loop_over_utterances(causal):
             expected[b] -= np.log(scipy.special.softmax(params["base"]))
     found = apply(params, unary, SPEAKER, SEGMENT, causal)
     np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-6)
-
-
-def test_smoothing_is_exact_for_one_speaker_and_a_reversible_chain():
-    draw = np.random.default_rng(1)
-    L, base = 5, np.array([0.5, 0.3, 0.2])
-    unary = 2 * draw.normal(size=(L, C))
-    stays = 0.7 * np.eye(C) + 0.3 * base
-    weight = np.array([0.8, 0.05, 0.15])
-    chain = weight[0] * stays + (1 - weight[0]) * base  # who speaks alone hears nobody
-    joint = np.zeros((L, C))
-    for states in itertools.product(range(C), repeat=L):
-        p = base[states[0]] * np.exp(unary[np.arange(L), states].sum())
-        p *= np.prod([chain[a, b] for a, b in itertools.pairwise(states)])
-        joint[np.arange(L), states] += p
-    params = {
-        "transition": np.log(np.tile(stays, (2, 2, 1, 1))),
-        "weight": np.log(np.tile(weight, (2, 1))),
-        "base": np.log(base),
-    }
-    found = apply(params, unary[None], np.zeros((1, L), int), np.ones((1, L), int))[0]
-    np.testing.assert_allclose(
-        scipy.special.softmax(found, -1), joint / joint.sum(-1, keepdims=True), rtol=2e-5
-    )
-
-
-def test_who_spoke_last():
-    same, other = map(np.asarray, latest(jnp.asarray(SPEAKER), jnp.asarray(SEGMENT)))
-    assert [np.flatnonzero(row).tolist() for row in same[0][:8]] == [
-        [], [], [0], [], [2], [], [5], [],
-    ]  # fmt: skip
-    assert [np.flatnonzero(row).tolist() for row in other[0][:8]] == [
-        [], [0], [1], [2], [3], [], [], [6],
-    ]  # fmt: skip
 
 
 def test_it_begins_by_taking_emotions_to_persist():
