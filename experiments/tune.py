@@ -92,7 +92,7 @@ def tune(
     default = configs_of({})[0]
     direction = "minimize" if default.train.select == "nll" else "maximize"
     study = optuna.create_study(
-        storage=_remembered(journal), study_name=model, direction=direction, load_if_exists=True
+        storage=_storage(journal), study_name=model, direction=direction, load_if_exists=True
     )
     # A search that goes on must not draw again what it has drawn.
     study.sampler = optuna.samplers.TPESampler(
@@ -135,7 +135,7 @@ def tune(
     return study
 
 
-def _remembered(journal: Path) -> Any:
+def _storage(journal: Path) -> Any:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
@@ -169,7 +169,7 @@ def write_trials(out: Path) -> None:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["model", "trial", "state", "validation", *SPACE])
         for model in filter(found.__contains__, MODELS):
-            study = optuna.load_study(study_name=model, storage=_remembered(found[model]))
+            study = optuna.load_study(study_name=model, storage=_storage(found[model]))
             for trial in study.trials:
                 value = "" if trial.value is None else f"{trial.value:.5f}"
                 numbers = [

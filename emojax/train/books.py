@@ -11,7 +11,7 @@ import numpy as np
 from emojax.data.pipeline import PackedBatch
 from emojax.errors import NonFiniteError
 from emojax.evaluate.metrics import score
-from emojax.train.log import MetricLog, NoLog
+from emojax.train.log import MetricLog
 from emojax.train.progress import Progress
 from emojax.train.run import Run
 from emojax.train.step import NEVER
@@ -27,7 +27,7 @@ class Books:
 
     run: Run
     progress: Progress
-    log: MetricLog | NoLog
+    log: MetricLog
 
     def step(self, step: int, packed: PackedBatch, values: dict[str, Any]) -> float:
         """Write down a step.
@@ -75,8 +75,8 @@ class Books:
         self.log.write(step, {name: value for name, value in record.items() if name != "step"})
         return is_best
 
-    def close(self, position: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """Bring everything up to date; returns the notes of a checkpoint.
+    def notes(self, position: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """What a checkpoint says of the run, with the log on disk as far as it says.
 
         Args:
           position: in the data.

@@ -246,7 +246,7 @@ class _Loop:
     def save(self, state: TrainState, step: int) -> None:
         self.drain(state)
         seconds = self.earlier + time.monotonic() - self.started
-        notes = self.books.close(self.iterator.get_state(), seconds)
+        notes = self.books.notes(self.iterator.get_state(), seconds)
         # Notes that name a best epoch must not be on disk before that epoch is.
         self.best.wait()
         self.last.save(step, state, notes)

@@ -277,7 +277,7 @@ class _Sweep:
         position = self.iterator.get_state()
         self.last.save(
             self.step, {"state": self.state, "best": self.best}, {
-                "progress": [books.close(position, seconds) for books in self.books],
+                "progress": [books.notes(position, seconds) for books in self.books],
                 "problems": self.problems,
             },
         )  # fmt: skip
