@@ -9,7 +9,11 @@ becomes a line of OUT/results.jsonl. Runs that differ in seeds, rates and weight
 as one program, divided over the devices, on CPU over its cores. Started again, a study trains what
 is not there yet and goes on with what was cut short. OUT/table.md, OUT/table.tex, OUT/cards.md with
 an audit card for each variant, OUT/accuracy.png and OUT/table.html, which holds all of them, are
-drawn after every program, so that there is something to look at early.
+drawn after every program, so that there is something to look at early. With `--pack` the results
+end up in OUT/results.jsonl.xz, small enough for a repository: tables are redrawn from it, and a
+study with that OUT, on another machine too, trains only what it lacks.
+
+    python -m experiments.run ablation --out experiments/results/simulated/ablation --redraw
 """
 
 from __future__ import annotations
@@ -139,6 +143,7 @@ def main() -> int:
         "train a run that several of them need only once",
     )  # fmt: skip
     parser.add_argument("--redraw", action="store_true", help="tables from what is there, no run")
+    parser.add_argument("--pack", action="store_true", help="pack the results in the end")
     parser.add_argument("--resume", action="store_true", help="what happens anyway")
     options = parser.parse_args()
     for name in ("seeds", "lanes"):
@@ -160,12 +165,14 @@ def _run(options: argparse.Namespace) -> None:
     if not store.results:
         raise ConfigError(f"{store.path} holds no result to draw")
     rows = draw(study, options.study, store, options.out)
+    if options.pack:
+        store.pack()
     shown = [tables.HEADER.index(name) for name in SHOWN]
     table = Table(*SHOWN)
     for each in tables.cells(rows):
         table.add_row(*(each[i] for i in shown))
     console.print(table)
-    drawn = sorted(each.name for each in options.out.glob("*.*") if each.suffix != ".jsonl")
+    drawn = sorted(each.name for each in options.out.glob("*.*") if ".jsonl" not in each.name)
     console.print(f"{options.out}: {', '.join(drawn)}", soft_wrap=True)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import lzma
 import os
 import subprocess
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from emojax.errors import DataError
+from emojax.evaluate.files import write_atomically
 from emojax.types import Prediction
 
 METRICS = ("accuracy", "weighted_f1", "macro_f1", "nll", "brier", "ece")
@@ -93,7 +95,7 @@ def dialogues(predictions: Sequence[Prediction]) -> dict[str, dict[str, list[Any
     return {
         "label": {p.id: p.label.tolist() for p in predictions},
         "predicted": decisions(predictions),
-        "probability": {p.id: p.probability.max(-1).round(5).tolist() for p in predictions},
+        "probability": {p.id: p.probability.max(-1).round(3).tolist() for p in predictions},
     }
 
 
@@ -103,26 +105,48 @@ def decisions(predictions: Sequence[Prediction]) -> dict[str, list[int]]:
 
 
 class Store:
-    """A file of results; opened again it knows what it holds.
+    """A file of results, PATH, behind those that were packed, PATH.xz; opened again it knows both.
 
-    A line that was cut short by a crash is dropped, any other damage is an error.
+    Of the file a line that was cut short by a crash is dropped; any other damage is an error.
     """
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path, self.packed = path, path.with_name(f"{path.name}.xz")
         self.results: list[Result] = []
+        if self.packed.exists():
+            self._take(self._unpacked().splitlines(), self.packed)
         if not path.exists():
             return
         text = path.read_text(encoding="utf-8")
         *lines, rest = text.split("\n")
+        self._take(lines, path)
+        if rest:
+            with path.open("r+", encoding="utf-8") as file:
+                file.truncate(len("".join(f"{line}\n" for line in lines).encode()))
+
+    def _take(self, lines: list[str], path: Path) -> None:
         for number, line in enumerate(lines, start=1):
             try:
                 self.results.append(Result(**json.loads(line)))
             except (ValueError, TypeError) as error:
                 raise DataError(f"line {number} is no result: {error}", file=path) from error
-        if rest:
-            with path.open("r+", encoding="utf-8") as file:
-                file.truncate(len("".join(f"{line}\n" for line in lines).encode()))
+
+    def _unpacked(self) -> str:
+        try:
+            with lzma.open(self.packed, "rt", encoding="utf-8") as file:
+                return file.read()
+        except (lzma.LZMAError, EOFError, UnicodeDecodeError) as error:
+            raise DataError(f"is damaged: {error}", file=self.packed) from error
+
+    def pack(self) -> None:
+        """Move the file's lines to those that are packed, a tenth of the size and less."""
+        if not self.path.exists():
+            return
+        earlier = self._unpacked() if self.packed.exists() else ""
+        text = earlier + self.path.read_text(encoding="utf-8")
+        # Killed before the file is gone, its results are there twice, and the last one counts.
+        write_atomically(self.packed, lzma.compress(text.encode(), preset=9))
+        self.path.unlink()
 
     def find(self, config: str, variant: str | None = None) -> Result | None:
         """The last result of that config, of that variant if one is named, if it is there."""

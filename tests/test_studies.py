@@ -84,6 +84,26 @@ def test_a_line_cut_short_is_dropped_and_other_damage_is_told(tmp_path):
         Store(path)
 
 
+def test_packed_results_are_as_good_as_others(tmp_path):
+    draw, path = np.random.default_rng(0), tmp_path / "results.jsonl"
+    Store(path).pack()
+    assert not list(tmp_path.iterdir())
+    written = [result("a", seed, 0.7, draw) for seed in range(3)]
+    for each in written:
+        Store(path).append(each)
+        if each.seed != 1:
+            Store(path).pack()
+    assert [each.name for each in tmp_path.iterdir()] == ["results.jsonl.xz"]
+    found = Store(path).results
+    assert [dataclasses.asdict(each) for each in found] == [dataclasses.asdict(r) for r in written]
+    packed = path.with_name("results.jsonl.xz")
+    content = packed.read_bytes()
+    for damage in (content[:-9], b"no archive", content[:40] + b"?" + content[41:]):
+        packed.write_bytes(damage)
+        with pytest.raises(DataError, match=r"results.jsonl.xz.*is damaged"):
+            Store(path)
+
+
 def test_a_table_compares_seed_by_seed_with_the_reference():
     draw = np.random.default_rng(1)
     results = [
@@ -266,9 +286,13 @@ def test_tables_are_drawn_again_without_training(killed):
     (out / "table.md").unlink()
     command = [sys.executable, "-m", "experiments.run", "modalities", "--redraw", "--out", str(out)]
     started = time.time()
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert (out / "table.md").read_text() == table
+    for packing in (["--pack"], []):
+        done = subprocess.run(
+            [*command, *packing], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert (out / "table.md").read_text() == table
+    assert not (out / "results.jsonl").exists()
     assert all(each.stat().st_mtime < started for each in (out / "runs").rglob("*"))
 
 
