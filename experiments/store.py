@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from emojax.errors import DataError
-from emojax.evaluate.files import write_atomically
+from emojax.files import write_atomically
 from emojax.types import Prediction
 
 METRICS = ("accuracy", "weighted_f1", "macro_f1", "nll", "brier", "ece")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from emojax.evaluate.decisions import check_predictions, decide
-from emojax.evaluate.files import write_atomically
+from emojax.files import write_atomically
 from emojax.types import MODALITIES, Prediction
 
 DECIMALS = 6

@@ -20,9 +20,9 @@ from emojax.evaluate import pages, plots
 from emojax.evaluate.bootstrap import LEVEL, RESAMPLES, Intervals, bootstrap
 from emojax.evaluate.decisions import check_predictions, pick_conversation
 from emojax.evaluate.export import utterances
-from emojax.evaluate.files import write_atomically
 from emojax.evaluate.metrics import BINS, Scores, majority_scores, score
 from emojax.evaluate.timeline import timeline
+from emojax.files import write_atomically
 from emojax.types import Prediction
 
 SCHEMA_VERSION = 1

@@ -17,8 +17,8 @@ from emojax.data.text_encoder import reopen_text_encoder
 from emojax.data.unseen import read_unseen
 from emojax.dist.mesh import held_rows, mesh_here, row_shards
 from emojax.evaluate.export import write_predictions
-from emojax.evaluate.files import write_atomically
 from emojax.evaluate.predict import make_predict, predict_split
+from emojax.files import write_atomically
 from emojax.models.registry import build
 from emojax.train.evaluation import best_variables
 from emojax.train.run import read_run

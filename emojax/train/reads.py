@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from emojax.errors import DataError
-from emojax.evaluate.files import write_atomically
+from emojax.files import write_atomically
 
 
 def reads(folder: Path) -> list[dict[str, Any]]:

@@ -27,8 +27,8 @@ from emojax.data.pipeline import Batches, StackedBatch, StackedBatches
 from emojax.dist import processes
 from emojax.dist.compiler import return_memory_after_compiling
 from emojax.errors import CheckpointError, ConfigError, NonFiniteError
-from emojax.evaluate.files import write_atomically
 from emojax.evaluate.predict import predictions_of
+from emojax.files import write_atomically
 from emojax.train.books import ADVICE, Books
 from emojax.train.checkpoint import Checkpoints
 from emojax.train.interruption import Interrupted, Sigterm

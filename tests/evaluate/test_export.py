@@ -13,7 +13,7 @@ import pytest
 
 from emojax.errors import DataError
 from emojax.evaluate.export import write_predictions
-from emojax.evaluate.files import write_atomically
+from emojax.files import write_atomically
 from emojax.types import MODALITIES
 from tests.evaluate.samples import LABELS, SPEAKERS, predict, sample
 
