@@ -66,11 +66,12 @@ def torch_authors(compiled: bool = False) -> Contender:
     """The PyTorch rival on the padded batches, eager or through torch.compile."""
     import torch
 
-    from experiments.bench import torch_redifu_authors as rival
+    from emojax.interop import torch_redifu as rival
 
     torch.set_num_threads(2)
     torch.manual_seed(0)
-    model = rival.TorchRedifuAuthors(rival.Settings(width=WIDTH, heads=HEADS))
+    config = rival.RedifuAuthorsConfig(width=WIDTH, heads=HEADS)
+    model = rival.RedifuAuthors(config, workload.SIGNATURE)
     forward = torch.compile(model, dynamic=False) if compiled else model
     optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, weight_decay=L2, fused=True)
     batches = workload.padded()
@@ -78,12 +79,10 @@ def torch_authors(compiled: bool = False) -> Contender:
     def epoch() -> float:
         for packed in batches.one_epoch():
             batch = workload.published(packed.batch)
-            text, audio, visual, speaker, segment, label = map(
-                torch.from_numpy,
-                (batch.text, batch.audio, batch.visual, batch.speaker, batch.segment, batch.label),
-            )
-            logits, each = forward(text, audio, visual, speaker.long(), segment > 0)
-            loss = rival.loss(logits, each, label.long())
+            names = ("text", "audio", "visual", "present", "speaker", "segment")
+            given = {name: torch.from_numpy(getattr(batch, name)) for name in names}
+            logits, each = forward(**given)
+            loss = rival.published_loss(logits, each, torch.from_numpy(batch.label).long())
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -92,7 +91,7 @@ def torch_authors(compiled: bool = False) -> Contender:
     return Contender(
         epoch,
         authors_flops(lambda batch: batch.label.size),
-        rival.parameter_count(model),
+        sum(x.numel() for x in model.parameters()),
         f"torch {torch.__version__} {'compiled' if compiled else 'eager'}, padded",
     )
 
