@@ -23,6 +23,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 install_import_hook(["emojax.ops", "emojax.nn", "emojax.models"], "beartype.beartype").__enter__()
 
 # Only now, so that the modules imported by these fixtures are checked too.
+from tests.browser import browser, tab  # noqa: E402, F401
 from tests.pages import browse  # noqa: E402, F401
 from tests.tiny_run import authors_run, tiny_run  # noqa: E402, F401
 
