@@ -25,6 +25,7 @@ from emojax.nn.published.layers import BRANCHES, columns_within, linear
 from emojax.nn.sharding import constrain, divided
 from emojax.ops.compact import compact, expand
 from emojax.ops.masks import OTHER_FUTURE, RELATIONS, SELF, relations, visible
+from emojax.ops.target import ANY, target
 from emojax.types import MODALITIES, Batch, Signature
 
 
@@ -82,7 +83,7 @@ class RedifuAuthors(nn.Module):
 
         # Rows in shares cannot be compacted without moving them between devices, so what each
         # device holds is computed whole; what dropout takes is that of the compacted rows.
-        shared = divided("batch")
+        shared = divided("batch") or target()[0] == ANY
         everybody = constrain(mask, None, None).ravel()
         place = (everybody.cumsum() - 1) if shared else None
 

@@ -39,8 +39,9 @@ def smoothed(
     before = log_priors(unary, transition[0], weight[0], base, speaker, segment)
     if len(transition) == 1:
         return unary + before
-    turned, speaker, segment = unary[:, ::-1], speaker[:, ::-1], segment[:, ::-1]
-    after = log_priors(turned, transition[1], weight[1], base, speaker, segment)[:, ::-1]
+    turned, speaker, segment = (jax.lax.rev(x, (1,)) for x in (unary, speaker, segment))
+    after = log_priors(turned, transition[1], weight[1], base, speaker, segment)
+    after = jax.lax.rev(after, (1,))
     return unary + before + after - jnp.log(base)
 
 

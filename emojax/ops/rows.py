@@ -25,11 +25,11 @@ def by_row(
       key: split into one for each row; or key[B], one for each row.
       recompute: compute each row again in the backward pass instead of storing what it needs.
     """
-    rows = len(jax.tree.leaves(arrays)[0])
-    keys = jax.random.split(key, rows) if key is not None and key.ndim == 0 else key
+    if key is not None and key.ndim == 0:
+        key = jax.random.split(key, len(jax.tree.leaves(arrays)[0]))
 
     def one(row: Any) -> Any:
         return function(*row)
 
     each = jax.lax.map if target()[0] == "cpu" else lambda f, xs: jax.vmap(f)(xs)
-    return each(jax.checkpoint(one) if recompute else one, (*arrays, keys))
+    return each(jax.checkpoint(one) if recompute else one, (*arrays, key))

@@ -10,6 +10,7 @@ from jax import Array
 from jaxtyping import Int
 
 from emojax.ops.masks import relation_codes, spans
+from emojax.ops.target import ANY, target
 
 _LEAST = 16
 """Columns of a block, if a row has as many: with fewer, neighbours are copied more than used."""
@@ -19,36 +20,32 @@ _LEAST = 16
 class Windows:
     """A row's I queries in n blocks of Q, each with the Q + before + after = W columns it reaches.
 
-    If a block would reach the whole row anyway, there is one block, and W is J.
+    If a block would reach the whole row anyway, or the number of columns is not known
+    (`ops.target.for_any_device`), there is one block, and W is J.
     """
 
     length: int
     total: int
     before: int
     after: int
+    whole: bool
 
     @classmethod
     def of(cls, length: int, total: int, window: int, *, causal: bool = False) -> Windows:
         """For I = `length` queries of J = `total` columns."""
-        return cls(length, total, window, 0 if causal else window)
-
-    @property
-    def whole(self) -> bool:
-        return self._size + self.before + self.after >= self.total
+        before, after = window, 0 if causal else window
+        whole = target()[0] == ANY or _size(before, after) + before + after >= total
+        return cls(length, total, before, after, whole)
 
     @property
     def queries(self) -> int:
         """Q."""
-        return self.length if self.whole else self._size
+        return self.length if self.whole else _size(self.before, self.after)
 
     @property
     def blocks(self) -> int:
         """n."""
-        return -(-self.length // self.queries)
-
-    @property
-    def _size(self) -> int:
-        return max(_LEAST, self.before + self.after)
+        return 1 if self.whole else -(-self.length // self.queries)
 
     def split(self, x: Array) -> Array:
         """[I, ...] as [n, Q, ...], zeros at the end."""
@@ -101,3 +98,8 @@ class Windows:
         visible = (key >= of_query(low)) & (key < of_query(high))
         same = of_query(speaker) == self.reached(speaker, first)[:, None]
         return jnp.where(visible, relation_codes(same, query - key), 0)
+
+
+def _size(before: int, after: int) -> int:
+    """Q, where there are several blocks."""
+    return max(_LEAST, before + after)

@@ -15,7 +15,7 @@ from emojax.ops.diff_attention.reference import reference
 from emojax.ops.diff_attention.xla import xla
 from emojax.ops.masks import spans
 from emojax.ops.random import seeds
-from emojax.ops.target import target
+from emojax.ops.target import ANY, target
 
 Implementation = Literal["auto", "reference", "xla", "pallas_tpu", "pallas_gpu"]
 
@@ -108,7 +108,7 @@ def differential_attention(
         seed = None
     elif seed is None and key is not None:
         seed = seeds(key, q.shape[0], heads)
-    column = jnp.full(len(q), first, jnp.int32)
+    column = jnp.full(q.shape[0], first, jnp.int32)
     operands = Operands(q, k, v, lam, q2, k2, low, high, low2, column, seed, shown, rolled)
     options = Options(
         scale=q.shape[-1] ** -0.5 if scale is None else scale,
@@ -121,7 +121,9 @@ def differential_attention(
 
 def _serve(x: Operands, options: Options, name: Implementation, interpret: Any) -> Array:
     platform, _ = target()
-    if name == "auto":
+    if name == "auto" and platform == ANY:
+        name = "reference"
+    elif name == "auto":
         for each in _ORDER.get(platform, ("xla",))[:-1]:
             try:
                 return _kernel(each)(unrolled(x), options, interpret=interpret)
