@@ -162,6 +162,49 @@ def _parser() -> argparse.ArgumentParser:
         help="set bad conversations aside and list them in DIR/skipped.json",
     )  # fmt: skip
 
+    export = _command(
+        commands, "export", _export, "write a trained run for another runtime",
+        "Takes the epoch that validation chose. The model reads raw features; it is run there\n"
+        "and then on validation conversations, and if it does not say what JAX says, nothing is\n"
+        "left.\n\n"
+        "formats:\n"
+        "  onnx        one file for ONNX runtimes; batch and length are free\n"
+        "  stablehlo   a program for XLA on CPU, GPU and TPU; read by jax alone\n"
+        "  torch       safetensors and a PyTorch module in one file; redifu and redifu_authors\n"
+        "  web         a folder with a page that runs in the browser and sends nothing anywhere\n\n"
+        "example:\n"
+        "  emojax export runs/demo --format onnx --out exported --quantize int8",
+    )  # fmt: skip
+    export.add_argument("run_folder", type=Path, metavar="RUN")
+    export.add_argument(
+        "--format", required=True, choices=("onnx", "stablehlo", "torch", "web"),
+    )  # fmt: skip
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    export.add_argument(
+        "--quantize", choices=("int8",), help="smaller weights: a quarter, for onnx and web"
+    )
+    export.add_argument(
+        "--causal", action="store_true", help="refuse a model that looks ahead in a conversation"
+    )
+
+    published = _command(
+        commands, "import-authors", _import_authors,
+        "read a checkpoint of the published ReDiFu implementation",
+        "CHECKPOINT is what torch.save wrote, a state dict or a whole module; nothing in it is\n"
+        "run and PyTorch is not needed. The outcome is a safetensors file for emojax.load and\n"
+        "for emojax/interop/torch_redifu.py. Features go in as the authors' scripts feed them.",
+    )  # fmt: skip
+    published.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    published.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
+    published.add_argument(
+        "--labels", required=True, metavar="A,B,...", help="emotions in the checkpoint's order"
+    )
+    published.add_argument("--speakers", metavar="A,B,...", help="default: 0, 1, ...")
+    published.add_argument(
+        "--heads", type=int, default=64, help="which no tensor tells (default 64, as published)"
+    )
+    published.add_argument("--window", type=int, default=20, help="likewise (default 20)")
+
     aot = _command(
         commands, "aot", _aot, "compile the train step for a TPU slice that is not here",
         "Reports memory per device, FLOPs, bytes and collectives. Needs libtpu and no TPU. Exits\n"
@@ -379,6 +422,35 @@ def _predict(options: argparse.Namespace) -> int:
         options.run_folder, options.input, options.out, skip_bad=options.skip_bad
     ):
         print(path)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from emojax.serve.export import export_run
+
+    card = export_run(
+        options.run_folder, options.format, options.out, Console(soft_wrap=True),
+        quantize=options.quantize, causal=options.causal,
+    )  # fmt: skip
+    scores, times = card["validation_weighted_f1"], card["latency_ms"]
+    print(f"Weighted F1 on validation: {scores['jax']:.4f} in JAX, {scores['exported']:.4f} here")
+    print(f"One conversation: {times['p50']:.1f} ms (median); {card['bytes'] / 1e6:.2f} MB")
+    print(f"Exported: {options.out}")
+    return 0
+
+
+def _import_authors(options: argparse.Namespace) -> int:
+    from emojax.interop.published import import_checkpoint
+
+    speakers = None if options.speakers is None else options.speakers.split(",")
+    print(
+        import_checkpoint(
+            options.checkpoint, options.out, options.labels.split(","), speakers,
+            heads=options.heads, window=options.window,
+        )
+    )  # fmt: skip
     return 0
 
 
