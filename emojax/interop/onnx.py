@@ -22,6 +22,8 @@ from emojax.types import Signature
 AXES = ("batch", "length")
 IR_VERSION = 8
 """Of the file format; the oldest that has our operations, so that older runtimes read it too."""
+ERRORS = 3
+"""What a runtime speaks up for; not for each of its optimisations that does not apply."""
 THREADS = 2
 """Of a runtime: conversations are short, and more of them wait for each other."""
 
@@ -72,10 +74,11 @@ def convert(program: Any, inputs: Sequence[str], outputs: Sequence[str], name: s
     found = run(graph, program, [Value(key, shape, shape) for key, shape in shapes.items()])
     for key, x in zip(outputs, found, strict=True):
         graph.nodes.append(helper.make_node("Identity", [graph.whole(x)], [key]))
+    nodes, constants = graph.needed(outputs)
     return helper.make_model(
         helper.make_graph(
-            graph.nodes, name, list(map(typed, inputs, program.in_avals)),
-            list(map(typed, outputs, program.out_avals)), graph.constants,
+            nodes, name, list(map(typed, inputs, program.in_avals)),
+            list(map(typed, outputs, program.out_avals)), constants,
         ),
         producer_name="emojax", ir_version=IR_VERSION,
         opset_imports=[helper.make_opsetid("", OPSET)],
@@ -111,7 +114,7 @@ class OnnxModel:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = THREADS
+        options.intra_op_num_threads, options.log_severity_level = THREADS, ERRORS
         self._session = onnxruntime.InferenceSession(
             os.fspath(path), options, providers=["CPUExecutionProvider"]
         )

@@ -120,3 +120,13 @@ class Graph:
 
     def cast(self, name: str, dtype: Any) -> str:
         return self.node("Cast", name, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+    def needed(self, outputs: Sequence[str]) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+        """Nodes and constants without those that no output depends on."""
+        names, nodes = set(outputs), []
+        for node in reversed(self.nodes):
+            if names.intersection(node.output):
+                nodes.append(node)
+                bodies = [part for option in node.attribute for part in option.g.node]
+                names.update(name for part in (node, *bodies) for name in part.input)
+        return nodes[::-1], [x for x in self.constants if x.name in names]

@@ -189,3 +189,15 @@ def test_nothing_is_computed_twice_and_constants_are_computed_now():
 def test_an_operation_that_is_not_told_is_named():
     with pytest.raises(NotImplementedError, match="operation sort"):
         convert(jax.make_jaxpr(jnp.sort)(jnp.ones(3)), ["x"], ["y"], "sorted")
+
+
+def test_what_no_output_needs_is_left_out():
+    x = jax.ShapeDtypeStruct((3,), jnp.float32)
+
+    def function(x):
+        _ = jnp.sin(x) + np.float32(7)
+        return jnp.cos(x)
+
+    content = convert(jax.make_jaxpr(function)(x), ["x"], ["y"], "unused")
+    assert [node.op_type for node in content.graph.node] == ["Cos", "Identity"]
+    assert not content.graph.initializer
