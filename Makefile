@@ -4,13 +4,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types clean
+.PHONY: demo web-demo test lint types clean
 
 demo: $(VENV)/.base
 	$(BIN)/emojax train --out runs/demo --resume
 	$(BIN)/emojax evaluate runs/demo
 
-test: lint types $(VENV)/.aot
+# A small model, its page, and a server of it for this machine alone; ends with Ctrl-C.
+web-demo: $(VENV)/.base
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[onnx]'
+	$(BIN)/emojax train --out runs/web_demo --resume \
+	  --set model.width=32 --set data.train_share=0.2 --set train.epochs=4
+	rm -rf runs/web_demo_page
+	$(BIN)/emojax export runs/web_demo --format web --out runs/web_demo_page
+	$(BIN)/emojax serve runs/web_demo_page
+
+test: lint types $(VENV)/.aot $(VENV)/.torch
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
@@ -40,6 +49,11 @@ $(VENV)/.aot: $(VENV)/.dev
 	-$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/aot --upgrade \
 	  "$$($(BIN)/python -c 'from emojax.dist.slices import libtpu_wanted; print(libtpu_wanted())')" \
 	  && touch $@
+
+# The PyTorch that both ReDiFus were compared with. Where it cannot be had, tests that need it are
+# skipped.
+$(VENV)/.torch: $(VENV)/.dev
+	-$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0 && touch $@
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -187,6 +187,12 @@ def _parser() -> argparse.ArgumentParser:
         "--causal", action="store_true", help="refuse a model that looks ahead in a conversation"
     )
 
+    show = _command(
+        commands, "serve", _serve, "show the page of a web export on this machine", "",
+    )  # fmt: skip
+    show.add_argument("folder", type=Path, metavar="DIR", help="what --format web wrote")
+    show.add_argument("--port", type=int, default=8000, help="0 for any that is free (8000)")
+
     published = _command(
         commands, "import-authors", _import_authors,
         "read a checkpoint of the published ReDiFu implementation",
@@ -438,6 +444,13 @@ def _export(options: argparse.Namespace) -> int:
     print(f"Weighted F1 on validation: {scores['jax']:.4f} in JAX, {scores['exported']:.4f} here")
     print(f"One conversation: {times['p50']:.1f} ms (median); {card['bytes'] / 1e6:.2f} MB")
     print(f"Exported: {options.out}")
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from emojax.serve.web_folder import serve_folder
+
+    serve_folder(options.folder, options.port)
     return 0
 
 

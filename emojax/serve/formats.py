@@ -158,7 +158,7 @@ def opset(path: Path) -> int:
 def stablehlo(weights: Weights, folder: Path, quantize: str | None) -> Exported:
     """A program of XLA's for CPU, GPU and TPU, that `jax.export` reads."""
     floats_only(quantize, "stablehlo")
-    needs("flatbuffers", "onnx")
+    needs("flatbuffers", "stablehlo")
     from emojax.interop.stablehlo import load_stablehlo, to_stablehlo
 
     path = folder / "model.stablehlo"

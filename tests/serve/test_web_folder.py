@@ -6,8 +6,12 @@ import http.client
 import io
 import json
 import os
+import signal
+import subprocess
+import sys
 import tarfile
 import threading
+import urllib.request
 
 import numpy as np
 import pytest
@@ -29,6 +33,7 @@ from emojax.serve.web_folder import (
 from emojax.train.run import open_run
 from emojax.types import MODALITIES
 from tests.pages import Page
+from tests.tiny_run import ENVIRONMENT
 
 NAME = "onnxruntime-web-1.30.0.tgz"
 
@@ -204,6 +209,18 @@ def test_a_server_that_cannot_be_says_why(server, tmp_path):
         web_server(tmp_path / "out", server.server_port)
     with pytest.raises(ConfigError, match="no page here"):
         web_server(tmp_path)
+
+
+def test_it_serves_until_it_is_interrupted(server, tmp_path):
+    code = "import sys, pathlib; from emojax.serve.web_folder import serve_folder as s; "
+    code += "s(pathlib.Path(sys.argv[1]), 0)"
+    command = [sys.executable, "-c", code, tmp_path / "out"]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
+        address = process.stdout.readline().split()[0]
+        with urllib.request.urlopen(address, timeout=30) as response:
+            assert response.status == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")

@@ -1,6 +1,6 @@
 // The page: opens files, asks the worker, shows what it says.
 
-import { MODALITIES } from "./check.js";
+import { tellOf } from "./about.js";
 import { Detail } from "./detail.js";
 import { $, colour, element } from "./dom.js";
 import { asJson, decide, viewOf } from "./predictions.js";
@@ -14,13 +14,15 @@ let detail;
 let conversations = [];
 let conversation;
 let ticket = 0; // of the latest request; answers to earlier ones are thrown away
-let answer = null; // {decisions, result, settings}
+let answer = null; // {decisions, result, settings, said}
 let timer;
+
+const READY = "Ready. Open a conversation.";
 
 const tasks = {
   ready() {
     for (const button of [$("choose"), $("example")]) button.disabled = false;
-    if (!conversation) say("Ready. Open a conversation.");
+    if (!conversation) say(READY);
   },
   failed({ message }) {
     $("problem").textContent = `The model could not be run: ${message}`;
@@ -29,10 +31,9 @@ const tasks = {
   refused({ name, message }) {
     const kept = conversation ? "\nThe conversation opened before is still there." : "";
     $("problem").textContent = `${name} was not opened. ${capital(message)}${kept}`;
-    say("");
+    say(answer?.said ?? READY);
   },
   opened({ conversations: found }) {
-    $("problem").textContent = "";
     conversations = found;
     $("conversation").replaceChildren(
       ...found.map(({ id }, index) => element("option", { text: id, value: index })),
@@ -44,12 +45,14 @@ const tasks = {
   predicted(told) {
     if (told.ticket !== ticket) return;
     const decisions = decide(told.probability, conversation, model.labels);
-    answer = { decisions, result: { ...told, contribution: null }, settings: told.settings };
+    const said = summary(decisions, told);
+    const result = { probability: told.probability, alone: told.alone, contribution: null };
+    answer = { decisions, result, settings: told.settings, said };
     timeline.paint(decisions);
     if (timeline.selected === undefined) timeline.select(0);
     else showUtterance(timeline.selected);
     count(decisions);
-    say(summary(decisions, told.milliseconds));
+    say(said);
   },
   explained(told) {
     if (told.ticket !== ticket) return;
@@ -63,6 +66,7 @@ worker.onmessage = ({ data }) => tasks[data.kind](data);
 worker.onerror = (event) => tasks.failed({ message: event.message || "the worker did not start" });
 
 function read(file, name) {
+  $("problem").textContent = ""; // so that the same problem is told again
   say(`Reading ${name}…`);
   worker.postMessage({ kind: "read", file, name });
 }
@@ -99,13 +103,13 @@ function showUtterance(index) {
 }
 
 function count(decisions) {
-  const counts = model.labels.map((name, i) => [name, i, decisions.filter((d) => d.index === i).length]);
-  $("legend").replaceChildren(
-    ...counts.map(([name, i, n]) => element("li", { class: colour(i), text: `${name} ${n}` })),
-  );
+  const often = (i) => decisions.filter(({ index }) => index === i).length;
+  $("legend").replaceChildren(...model.labels.map(
+    (name, i) => element("li", { class: colour(i), text: `${name} ${often(i)}` }),
+  ));
 }
 
-function summary(decisions, milliseconds) {
+function summary(decisions, { milliseconds, settings: { modalities } }) {
   const known = conversation.label.filter((label) => label !== null).length;
   const right = known - decisions.filter(({ mistake }) => mistake).length;
   const speakers = new Set(conversation.speaker).size;
@@ -114,7 +118,7 @@ function summary(decisions, milliseconds) {
     `predicted in ${Math.max(1, Math.round(milliseconds))} ms`,
   ];
   if (known) parts.push(`${right} of ${known} as labelled in the file`);
-  const blind = settings().modalities.length ? "" : " The model sees nothing: it says what is usual.";
+  const blind = modalities.length ? "" : " The model sees nothing: it says what is usual.";
   return `${parts.join(", ")}.${blind}`;
 }
 
@@ -148,38 +152,17 @@ function acceptFiles() {
   const dropping = (on) => document.body.classList.toggle("dropping", on);
   addEventListener("dragover", (event) => {
     event.preventDefault();
-    dropping(true);
+    dropping(event.dataTransfer.types.includes("Files"));
   });
-  addEventListener("dragleave", (event) => event.relatedTarget ?? dropping(false));
+  addEventListener("dragleave", ({ relatedTarget }) => {
+    if (!relatedTarget) dropping(false);
+  });
   addEventListener("drop", (event) => {
     event.preventDefault(); // else the browser would leave the page for the file
     dropping(false);
     const [file] = event.dataTransfer.files;
     if (file && !$("choose").disabled) read(file, file.name);
   });
-}
-
-/** A model's facts, and files in its widths and labels. */
-function describe() {
-  const { name, labels, widths, validation_f1: f1, version } = model;
-  document.title = `${name}: emotions in a conversation`;
-  $("name").textContent = name;
-  $("about").textContent =
-    `Tells ${labels.join(", ")}.` +
-    (typeof f1 === "number" ? ` Weighted F1 on the validation split: ${f1.toFixed(3)}.` : "") +
-    ` Version ${version}.`;
-  const list = (n) => `[${["0.1", "-2", "0.7"].slice(0, n).join(", ")}${n > 3 ? ", …" : ""}]`;
-  const given = MODALITIES.map((m) => `"${m}": ${m === "visual" ? "null" : list(widths[m])}`);
-  $("json-lines").textContent =
-    `{"id": "a", "utterances": [{"speaker": "${model.embeds_speakers ? model.speakers[0] : "Ann"}", ` +
-    `${given.join(", ")}, "transcript": "Well.", "label": "${labels[0]}"}, …]}`;
-  const columns = MODALITIES.map((m) => `${m}_0,…,${m}_${widths[m] - 1}`);
-  $("csv").textContent = `conversation,speaker,transcript,label,${columns.join(",")}`;
-  const numbers = MODALITIES.map((m) => `${widths[m]} numbers of ${m}`);
-  const encoder = model.text_encoder
-    ? ` Text features are those of ${model.text_encoder}, which does not run on this page.` : "";
-  const speakers = model.embeds_speakers ? ` It knows the speakers ${model.speakers.join(", ")}.` : "";
-  $("limits").textContent = `The model takes ${numbers.join(", ")}.${encoder}${speakers}`;
 }
 
 async function start() {
@@ -189,12 +172,14 @@ async function start() {
     tasks.failed({ message: `model.json cannot be read (${error.message})` });
     return;
   }
-  describe();
+  tellOf(model);
   detail = new Detail(model.labels);
   watchSettings(changed);
   acceptFiles();
   $("example").addEventListener("click", openExample);
-  $("conversation").addEventListener("change", ({ target }) => showConversation(Number(target.value)));
+  $("conversation").addEventListener("change", ({ target }) => {
+    showConversation(Number(target.value));
+  });
   $("download").addEventListener("click", download);
   say("Loading the model…");
   worker.postMessage({ kind: "start", model });

@@ -45,7 +45,8 @@ function columnsOf(cells, model) {
       throw new Refused(`there is no column ${quoted(name)}`, { ...where, fix });
     }
     if (modality && Number(number) >= model.widths[modality]) {
-      const fix = `The model takes ${model.widths[modality]} ${modality} columns, from ${modality}_0`;
+      const width = model.widths[modality];
+      const fix = `The model takes ${width} ${modality} columns, from ${modality}_0`;
       throw new Refused(`there is no column ${quoted(name)}`, { ...where, fix });
     }
     if (columns.has(name)) throw new Refused(`column ${quoted(name)} stands twice`, where);

@@ -11,7 +11,7 @@ export function element(tag, { text, ...attributes } = {}, ...children) {
   return made;
 }
 
-export const percent = (share) => `${Math.round(100 * share)} %`;
+export const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
 
 /** The class of an emotion's colour: nine there are, then they come again. */
 export const colour = (index) => `emotion${index % 9}`;

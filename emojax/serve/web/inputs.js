@@ -3,7 +3,7 @@
 import { MODALITIES } from "./check.js";
 
 const SEED = 1;
-export const NOISY = ["audio", "visual"];
+const NOISY = ["audio", "visual"];
 
 /**
  * Plain arrays by input name, for one row of L utterances.
@@ -17,7 +17,8 @@ export function inputsOf(conversation, model, { modalities, noise }) {
   MODALITIES.forEach((m, column) => {
     const shown = modalities.includes(m);
     if (!shown) for (let i = 0; i < length; i++) present[3 * i + column] = 0;
-    inputs[m] = shown ? conversation.features[m].slice() : new Float32Array(length * model.widths[m]);
+    const features = conversation.features[m];
+    inputs[m] = shown ? features.slice() : new Float32Array(features.length);
     if (shown && noise && NOISY.includes(m)) {
       addNoise(inputs[m], gaussian(conversation, m), conversation.present, column, model, noise);
     }

@@ -5,7 +5,7 @@ import { MODALITIES } from "./check.js";
 
 const rounded = (value) => Number(value.toFixed(6));
 const named = (names, values) => Object.fromEntries(names.map((name, i) => [name, values[i]]));
-const row = (values, index, width) => Array.from(values.subarray(index * width, (index + 1) * width));
+const row = (values, index, width) => [...values.subarray(index * width, (index + 1) * width)];
 
 /** For each utterance what was decided: {index, name, confidence, mistake}. */
 export function decide(probability, conversation, labels) {

@@ -15,12 +15,13 @@ export function settings() {
 export function watchSettings(changed) {
   recall();
   say();
-  const store = () => {
+  const watch = (id, event, wait) => $(id).addEventListener(event, () => {
     say();
     keep();
-  };
-  $("modalities").addEventListener("change", () => (store(), changed(0)));
-  $("noise").addEventListener("input", () => (store(), changed(100)));
+    changed(wait);
+  });
+  watch("modalities", "change", 0);
+  watch("noise", "input", 100);
   $("remember").addEventListener("change", keep);
 }
 
@@ -31,8 +32,8 @@ function say() {
 
 function keep() {
   try {
+    localStorage.removeItem(KEY);
     if ($("remember").checked) localStorage.setItem(KEY, JSON.stringify(settings()));
-    else localStorage.removeItem(KEY);
   } catch {
     $("remember").checked = false; // this browser does not let pages keep anything
   }

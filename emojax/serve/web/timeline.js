@@ -40,6 +40,7 @@ export class Timeline {
         element("span", { class: "said", text: "…" }),
         element("span", { class: "how", text: `${i + 1}` }),
         element("span", { text: conversation.transcript[i], dir: "auto" }),
+        element("span", { class: "unseen", text: `said by ${conversation.speaker[i]}` }),
       );
       card.style.gridRow = this.lane[i] + 1;
       card.style.gridColumn = `${starts[i]} / span ${SPAN}`;
@@ -52,19 +53,16 @@ export class Timeline {
 
   /** Fills in what was predicted: for each utterance {label, name, confidence, mistake}. */
   paint(decisions) {
-    const { speaker, transcript, label } = this.conversation;
+    const { speaker, label } = this.conversation;
     decisions.forEach(({ name, index, confidence, mistake }, i) => {
       const card = this.cards[i];
-      const [said, how] = card.children;
+      const [said, how, , unseen] = card.children;
       said.textContent = name;
       how.textContent = `${i + 1} · ${percent(confidence)}`;
       card.className = `card ${colour(index)}${mistake ? " mistake" : ""}`;
       card.style.setProperty("--share", confidence.toFixed(3));
-      const words = transcript[i] && `, “${transcript[i]}”`;
       const known = mistake ? `, not ${label[i]} as in the file` : "";
-      card.setAttribute(
-        "aria-label", `${i + 1}, ${speaker[i]}: ${name}, ${percent(confidence)}${known}${words}`,
-      );
+      unseen.textContent = `said by ${speaker[i]}${known}`;
     });
   }
 

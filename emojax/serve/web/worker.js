@@ -71,7 +71,8 @@ async function work() {
     while (wanted) {
       const told = wanted;
       wanted = null;
-      await predict(told, conversations[told.index]);
+      const conversation = conversations[told.index];
+      if (conversation) await predict(told, conversation); // else it was of the file before
     }
   } finally {
     busy = false;
