@@ -135,13 +135,15 @@ def describe(run: Run, weights: Weights, card: Mapping[str, Any]) -> dict[str, A
     Args:
       card: of the export, with "validation_weighted_f1".
     """
-    signature, encoder = weights.signature, weights.text_encoder
+    signature, encoder, train = weights.signature, weights.text_encoder, run.config.train
     return {
         "name": f"{weights.config.name}, trained on {signature.name}",
         "labels": signature.labels,
         "speakers": signature.speakers,
         "widths": dict(zip(MODALITIES, signature.widths, strict=True)),
         "embeds_speakers": embeds_speakers(weights.config),
+        # Without a loss of their own the modalities' decisions stay as they were drawn.
+        "own_decisions": bool(train.auxiliary_weight or train.distillation_weight),
         # What noise is measured in.
         "deviation": {m: _short(x) for m, x in run.corpus.spread.items()},
         "text_encoder": encoder and str(encoder.get("name", "a text encoder")),

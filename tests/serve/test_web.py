@@ -182,7 +182,7 @@ def test_an_utterance_is_explained(page, truth):
     found = [float(row[1].replace("−", "-")) for row in rows]
     np.testing.assert_allclose(found, expected.contribution[i], atol=0.006)
     for row, present in zip(rows, expected.present[i], strict=True):
-        assert (row[2] == "missing here") != present
+        assert row[2] == ("seen" if present else "missing")
     assert page.text("#transcript") in (expected.transcript[i], "(no transcript)")
     assert f"The model says {decided}" in page.text("#decision")
 

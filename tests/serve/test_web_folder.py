@@ -139,6 +139,7 @@ def test_the_description_is_what_the_page_needs(tiny_run):
     np.testing.assert_allclose(found["deviation"]["audio"], run.corpus.spread["audio"], rtol=1e-6)
     assert found["labels"] == list(run.corpus.signature.labels)
     assert found["embeds_speakers"] is False
+    assert found["own_decisions"] is False
     assert found["text_encoder"] is None
     assert found["validation_f1"] == 0.5
 

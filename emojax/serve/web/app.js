@@ -173,7 +173,7 @@ async function start() {
     return;
   }
   tellOf(model);
-  detail = new Detail(model.labels);
+  detail = new Detail(model.labels, model.own_decisions);
   watchSettings(changed);
   acceptFiles();
   $("example").addEventListener("click", openExample);

@@ -4,8 +4,11 @@ import { MODALITIES } from "./check.js";
 import { $, colour, element, percent } from "./dom.js";
 
 export class Detail {
-  constructor(labels) {
+  /** @param own whether the modalities' own decisions were trained, and so mean anything. */
+  constructor(labels, own) {
     this.labels = labels;
+    this.own = own;
+    $("by-itself").textContent = own ? "By itself" : "Here";
     this.emotions = labels.map((name, index) => {
       const bar = element("div", { class: colour(index) });
       const row = line(name, bar, "track");
@@ -42,7 +45,7 @@ export class Detail {
     this.shown = { conversation, index, contribution: explained };
     $("contributions").setAttribute("aria-busy", contribution === null);
     this.modalities.forEach((shown, m) => {
-      shown.alone.textContent = seen[m] ? this.#most(alone?.[m]) : "missing here";
+      shown.alone.textContent = seen[m] ? this.#most(alone?.[m]) : "missing";
       this.#explain(shown, m, explained);
     });
   }
@@ -64,6 +67,7 @@ export class Detail {
   }
 
   #most(probability) {
+    if (!this.own) return "seen";
     if (!probability) return "–";
     const index = probability.indexOf(Math.max(...probability));
     return `${this.labels[index]}, ${percent(probability[index])}`;
