@@ -171,13 +171,14 @@ def _parser() -> argparse.ArgumentParser:
         "  onnx        one file for ONNX runtimes; batch and length are free\n"
         "  stablehlo   a program for XLA on CPU, GPU and TPU; read by jax alone\n"
         "  torch       safetensors and a PyTorch module in one file; redifu and redifu_authors\n"
-        "  web         a folder with a page that runs in the browser and sends nothing anywhere\n\n"
+        "  web         a folder with a page that runs in the browser and sends nothing anywhere\n"
+        "  iree        modules for CPUs without JAX, one for each length of a row\n\n"
         "example:\n"
         "  emojax export runs/demo --format onnx --out exported --quantize int8",
     )  # fmt: skip
     export.add_argument("run_folder", type=Path, metavar="RUN")
     export.add_argument(
-        "--format", required=True, choices=("onnx", "stablehlo", "torch", "web"),
+        "--format", required=True, choices=("onnx", "stablehlo", "torch", "web", "iree"),
     )  # fmt: skip
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     export.add_argument(

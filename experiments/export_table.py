@@ -36,7 +36,7 @@ from experiments.studies.main_table import VARIANTS
 
 FORMATS: dict[str, tuple[str, str | None]] = {
     "onnx": ("onnx", None), "int8": ("onnx", "int8"), "stablehlo": ("stablehlo", None),
-    "torch": ("torch", None),
+    "torch": ("torch", None), "iree": ("iree", None),
 }  # fmt: skip
 HEADER = (
     "model", "format", "MB", "largest difference", "weighted F1, %: JAX", "exported", "p50, ms",

@@ -78,7 +78,7 @@ def export_run(
             "format": format, "quantize": quantize, "causal": causal,
             "model": weights.config.name, "dataset": weights.signature.name,
             "emojax": __version__, **exported.facts, "cannot": list(exported.cannot),
-            "bytes": exported.model.stat().st_size,
+            "bytes": sum(path.stat().st_size for path in exported.files or [exported.model]),
         }  # fmt: skip
         if exported.finish is not None:
             exported.finish(run, card)
@@ -248,9 +248,10 @@ def _write_beside(folder: Path, weights: Weights, example: Case, ours: Callable[
 def render(card: dict[str, Any], weights: Weights, exported: Exported) -> str:
     """The card as Markdown."""
     scores, times = card["validation_weighted_f1"], card["latency_ms"]
+    files = ", ".join(path.name for path in exported.files or [exported.model])
     rows = {
         "Model": f"{card['model']}, trained on {card['dataset']}",
-        "Size": f"{card['bytes'] / 1e6:.2f} MB ({exported.model.name})",
+        "Size": f"{card['bytes'] / 1e6:.2f} MB ({files})",
         **{name: str(value) for name, value in exported.facts.items()},
         "Largest difference from JAX": f"{card['largest_difference']:.1e} of a probability, over "
         f"{len(card['differences'])} batches of validation conversations",

@@ -24,12 +24,13 @@ class Exported:
     """A model in a folder, and its runtime.
 
     Attributes:
-      model: the file that holds the weights.
+      model: the file that holds the weights, or the first of those that do.
       run: inputs by name, [B, L, ...], to probability [B, L, C], in the runtime.
       facts: for the card: versions and the like.
       cannot: what it cannot do, a sentence each.
       usage: how it is run, for the card.
       quantised: whether it may differ from JAX by more than rounding.
+      files: all that hold them, where there are several.
       finish: told the run and the card when all went well; writes what depends on them.
     """
 
@@ -39,12 +40,17 @@ class Exported:
     cannot: Sequence[str]
     usage: str
     quantised: bool = False
+    files: Sequence[Path] = ()
     finish: Callable[[Run, Mapping[str, Any]], None] | None = None
 
 
 def needs(package: str, extra: str) -> None:
     """Raises `ConfigError` if an optional package is not installed."""
-    if importlib.util.find_spec(package) is None:
+    try:
+        found = importlib.util.find_spec(package)
+    except ModuleNotFoundError:  # what it would lie in is not there either
+        found = None
+    if found is None:
         raise ConfigError(f"this needs {package}: pip install 'emojax[{extra}]'")
 
 
@@ -175,6 +181,33 @@ def stablehlo(weights: Weights, folder: Path, quantize: str | None) -> Exported:
     )  # fmt: skip
 
 
+def iree(weights: Weights, folder: Path, quantize: str | None) -> Exported:
+    """Modules for CPUs, one for each length of a row."""
+    floats_only(quantize, "iree")
+    if weights.config.name == "redifu_authors":
+        raise ConfigError(
+            "redifu_authors looks at its batch mates' padding, and an IREE module takes one row at "
+            "a time: it would be another model. Use --format onnx"
+        )
+    needs("iree.compiler", "iree")
+    from emojax.interop.iree import LENGTHS, IreeModel, to_iree
+
+    files = to_iree(weights.build(), _on_device(weights), weights.signature, folder)
+    model = IreeModel(folder)
+    return Exported(
+        files[0], lambda arrays: model(*arrays.values())[0],
+        {"Row lengths": ", ".join(map(str, LENGTHS)), **_versions("iree-base-runtime")},
+        limits(weights, f"take conversations of more than {LENGTHS[-1]} utterances",
+               "run on other kinds of processors than that which exported it"),
+        "`pip install iree-base-runtime numpy`. A row is padded with zeros (segment 0) to the "
+        "shortest length that holds it, one row a call:\n\n```python\nimport iree.runtime\n\n"
+        'module = iree.runtime.load_vm_flatbuffer(\n    open("model_128.vmfb", "rb").read(), '
+        'driver="local-task")\nprobability, _ = module.main(text, audio, visual, present, speaker, '
+        "segment)\n```",
+        files=files,
+    )  # fmt: skip
+
+
 def web(weights: Weights, folder: Path, quantize: str | None) -> Exported:
     """The ONNX file, its runtime for browsers, and a page."""
     exported = onnx(weights, folder, quantize)
@@ -194,7 +227,7 @@ def web(weights: Weights, folder: Path, quantize: str | None) -> Exported:
 
 
 FORMATS: dict[str, Callable[[Weights, Path, str | None], Exported]] = {
-    "onnx": onnx, "stablehlo": stablehlo, "torch": torch, "web": web,
+    "onnx": onnx, "stablehlo": stablehlo, "torch": torch, "web": web, "iree": iree,
 }  # fmt: skip
 
 

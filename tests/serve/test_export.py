@@ -16,10 +16,16 @@ from emojax.errors import ConfigError, DataError
 from emojax.serve import export, formats
 from emojax.serve.export import cases, export_run
 from emojax.train.run import open_run
+from tests.interop.test_weights import weights
 from tests.tiny_run import ENVIRONMENT, emojax
 
 EXAMPLES = Path(__file__).parents[2] / "experiments" / "serving_examples"
-NEEDS = {"onnx": ("onnx", "onnxruntime"), "torch": ("torch",), "stablehlo": ("flatbuffers",)}
+NEEDS = {
+    "onnx": ("onnx", "onnxruntime"),
+    "torch": ("torch",),
+    "stablehlo": ("flatbuffers",),
+    "iree": ("iree.compiler", "iree.runtime"),
+}
 
 
 def export_once(run, format, out, *options):
@@ -144,6 +150,12 @@ def test_what_cannot_be_exported_is_said_at_once(tiny_run, tmp_path):
         export_run(tiny_run.folder, "onnx", tmp_path / "out", console, causal=True)
     with pytest.raises(ConfigError, match="--quantize is for"):
         export_run(tiny_run.folder, "torch", tmp_path / "out", console, quantize="int8")
+    with pytest.raises(ConfigError, match="one row at a time"):
+        formats.iree(weights("redifu_authors"), tmp_path, None)
+    with pytest.raises(ConfigError, match="bc_lstm has no PyTorch module"):
+        formats.torch(weights("bc_lstm"), tmp_path, None)
+    with pytest.raises(ConfigError, match=r"pip install 'emojax\[all\]'"):
+        formats.needs("no.such.package", "all")
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path, tmp_path / "file"):
         with pytest.raises(ConfigError, match="holds something already"):
