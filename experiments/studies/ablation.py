@@ -1,16 +1,18 @@
 """Which of its parts does `redifu` owe its accuracy to?
 
-    python -m experiments.run ablation --out runs/ablation --seeds 10
+    python -m experiments.run ablation --out runs/ablation --seeds 10 \\
+        --config experiments/simulated_small.toml
     python -m experiments.run ablation --out runs/ablation_mosi --seeds 10 \\
         --data ../shared/data/mosi --config experiments/mosi_whole.toml
 
 Each choice of the model is switched off or swapped for another, one at a time, the rest as it is by
 default. "nothing but heads" is without all of them: features, and a decision.
 
-Cost on two cores with the embedded corpus: about a minute a run, so 21 variants and ten seeds take
-some three and a half hours; half a minute a run on MOSI. Expected: context through the relation
-graph and the chain matters most, who speaks comes next; what two parts can do for one another
-costs little where one of them is left out.
+Cost on two cores, 21 variants and ten seeds: some two hours with a thousand conversations of the
+embedded corpus, five with all of it, two on MOSI. Expected (found with a thousand, 11 variants): the
+relation graph is worth .7 points of accuracy, edges between modalities most of that; encoders of
+audio and video and a second attention map are worth nothing that ten seeds could tell, "v2" maps a
+little, and without the convolution over time it is .3 better.
 """
 
 from __future__ import annotations
