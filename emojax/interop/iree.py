@@ -33,7 +33,9 @@ def to_iree(
     written = []
     for length in lengths:
         with for_any_device():
-            lowered = jax.jit(serve(model, variables)).lower(*input_shapes(signature, 1, length))
+            # Every input is one of the module, whether the model looks at it or not.
+            function = jax.jit(serve(model, variables), keep_unused=True)
+            lowered = function.lower(*input_shapes(signature, 1, length))
         content = iree.compiler.compile_str(
             str(lowered.compiler_ir("stablehlo")), input_type="stablehlo",
             target_backends=["llvm-cpu"], extra_args=["--iree-llvmcpu-target-cpu=generic"],
@@ -72,6 +74,6 @@ class IreeModel:
         for row in zip(*arrays, strict=True):
             padded = [np.pad(x, ((0, spare), *((0, 0),) * (x.ndim - 1)))[None] for x in row]
             # Copies: the runtime takes its memory back with the next call.
-            rows.append([np.array(x)[:, :length] for x in call(*padded)])
+            rows.append([np.array(x.to_host())[:, :length] for x in call(*padded)])
         probability, each = (np.concatenate(parts) for parts in zip(*rows, strict=True))
         return probability, each

@@ -24,7 +24,6 @@ NEEDS = {
     "onnx": ("onnx", "onnxruntime"),
     "torch": ("torch",),
     "stablehlo": ("flatbuffers",),
-    "iree": ("iree.compiler", "iree.runtime"),
 }
 
 
