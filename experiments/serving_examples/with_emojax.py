@@ -8,23 +8,10 @@ called the same way.
 
 import sys
 
-import numpy as np
+from show import show
 
 import emojax
 
-
-def main(path: str, example: str) -> None:
-    with np.load(example) as arrays:
-        conversation = {
-            name: arrays[name][0] for name in ("text", "audio", "visual", "present", "speaker")
-        }
-        expected = arrays["probability"][0]
-    model = emojax.load(path)
-    probability = model.predict(conversation)
-    print(f"largest difference {np.abs(probability - expected).max():.1e}")
-    for row in probability:
-        print(f"{model.labels[row.argmax()]:12s} {row.max():.3f}")
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    path, example = sys.argv[1:]
+    show(emojax.load(path), example)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from show import show
 
 
 class Model:
@@ -32,18 +33,6 @@ def load(path: str) -> Model:
     return Model(Path(path))
 
 
-def main(path: str, example: str) -> None:
-    with np.load(example) as arrays:
-        conversation = {
-            name: arrays[name][0] for name in ("text", "audio", "visual", "present", "speaker")
-        }
-        expected = arrays["probability"][0]
-    model = load(path)
-    probability = model.predict(conversation)
-    print(f"largest difference {np.abs(probability - expected).max():.1e}")
-    for row in probability:
-        print(f"{model.labels[row.argmax()]:12s} {row.max():.3f}")
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    path, example = sys.argv[1:]
+    show(load(path), example)
