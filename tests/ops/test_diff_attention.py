@@ -20,7 +20,7 @@ from jax._src.pallas.mosaic.interpret import interpret_pallas_call
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from emojax.ops.diff_attention import blocks, differential_attention
+from emojax.ops.diff_attention import blocks, differential_attention, gpu_blocks, gpu_rows
 from emojax.ops.diff_attention.reference import masked_softmax
 from emojax.ops.diff_attention.shapes import SMALL, Shape
 from emojax.ops.random import keep_pair, seeds
@@ -397,6 +397,28 @@ def test_what_cannot_serve_says_why():
         differential_attention(
             **half, segment=jnp.asarray(segment), implementation="pallas_tpu", interpret=True
         )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "values", "whole"),
+    [
+        (jnp.bfloat16, 64, 128, True), (jnp.float32, 32, 64, True), (jnp.float32, 33, 33, True),
+        (jnp.float32, 64, 128, False), (jnp.float32, 64, 65, False),
+    ],
+)  # fmt: skip
+def test_rows_too_wide_for_a_gpu_s_shared_memory_go_block_by_block(
+    monkeypatch, dtype, width, values, whole
+):
+    chosen = []
+
+    def attend(x, call, kernels):
+        chosen.append(kernels)
+        return jnp.zeros((*x.q.shape[:3], x.v.shape[-1]), x.v.dtype)
+
+    monkeypatch.setattr("emojax.ops.diff_attention.pallas_gpu.attend", attend)
+    x = inputs(Shape(1, 128, 1, 1, width, values), "dual", np.random.default_rng(0))
+    run("pallas_gpu", x, np.ones((1, 128), np.int32), dtype)
+    assert chosen == [gpu_rows if whole else gpu_blocks]
 
 
 def test_a_second_map_needs_all_its_parts():
