@@ -16,7 +16,7 @@ from emojax.ops.target import target
 _WIDEST = 256
 """Head width beyond which a block of queries no longer fits into a program's registers."""
 _ROW_BYTES = 96 << 10
-"""Keys and values of a whole row, beyond which the backward pass has no room beside them for what it
+"""Keys and values of a whole row, beyond which the backward pass has no room left for what it
 makes: an H100 lends a program 227 KiB, and rows of 128 KiB asked for 228."""
 
 
