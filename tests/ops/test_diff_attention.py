@@ -26,7 +26,8 @@ from emojax.ops.diff_attention.shapes import SMALL, Shape
 from emojax.ops.random import keep_pair, seeds
 from tests.ops import oracles
 
-KERNELS = ("pallas_tpu", "pallas_gpu")
+DEVICE = {"pallas_tpu": "tpu", "pallas_gpu": "gpu"}
+KERNELS = tuple(DEVICE)
 IMPLEMENTATIONS = ("reference", "xla", *KERNELS)
 CASES = {
     "plain": ("odd", "none", {}),
@@ -49,6 +50,13 @@ def per_token(shape: Shape) -> tuple[int, ...]:
     return shape.rows, shape.length, shape.heads
 
 
+@pytest.fixture(autouse=True, scope="module")
+def full_precision():
+    """Where products of fp32 are rounded by default, nothing could be said of the operator."""
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
 @pytest.fixture
 def small_blocks():
     """Rows of more than one block, at lengths that a test can afford."""
@@ -62,11 +70,12 @@ def small_blocks():
 
 
 def run(implementation, x, segment, dtype=jnp.float32, **options):
-    """The operator as a model calls it; kernels step by step, as there is no such device here."""
+    """The operator as a model calls it; a kernel step by step, unless its device is here."""
+    here = DEVICE.get(implementation) == jax.default_backend()
     return differential_attention(
         **{n: jnp.asarray(y, jnp.float32 if n == "lam" else dtype) for n, y in x.items()},
         segment=jnp.asarray(segment), implementation=implementation,
-        interpret=implementation in KERNELS, **options,
+        interpret=implementation in KERNELS and not here, **options,
     )  # fmt: skip
 
 
