@@ -5,6 +5,7 @@ N utterances of the corpus, n of a batch, T frames, F mel bands, P measures of p
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -23,7 +24,8 @@ from emojax.ops.audio.prosody import ProsodyConfig, delta, prosody
 from emojax.ops.audio.spectrum import MelConfig, log_mel
 from emojax.ops.random import TracedRate
 
-MEL, PROSODY = MelConfig(), ProsodyConfig()
+MEL = MelConfig(hop=256, bands=48)
+PROSODY = ProsodyConfig(hop=256, delta=5)
 FLOOR = -70.0
 """dB below which recordings hold nothing but their rooms."""
 
@@ -52,6 +54,8 @@ class Settings(NamedTuple):
       gain, tilt: largest change of level and from the lowest band to the highest, dB.
       noise: share of utterances to which noise is added.
       frames, bands: widest stretches hidden by SpecAugment.
+      absolute: factor on log-mel, pitch and energy as they are; at 0 the model knows them only
+        less the utterance's mean.
     """
 
     rate: float = 2e-3
@@ -66,8 +70,9 @@ class Settings(NamedTuple):
     gain: float = 6.0
     tilt: float = 6.0
     noise: float = 0.5
-    frames: float = 40.0
-    bands: float = 10.0
+    frames: float = 25.0
+    bands: float = 8.0
+    absolute: float = 1.0
 
 
 class Lane(NamedTuple):
@@ -87,6 +92,7 @@ class Lane(NamedTuple):
 class State(NamedTuple):
     step: Any
     params: Any
+    stats: Any
     optimiser: Any
     average: Any
     loss: Any
@@ -161,7 +167,7 @@ def altered(key: Array, mel: Array, melody: Array, count: Array, s: Settings) ->
     start = between(1, 0.0, 1.0) * jnp.maximum(wanted - size, 0) * step
     mel, melody = resample(mel, start, step), resample(melody, start, step)
     # In mel above 1 kHz a factor on frequency is a shift.
-    bands = between(2, -s.voice, s.voice) * 64 / 44.0 / 0.0687
+    bands = between(2, -s.voice, s.voice) * MEL.bands / 44.0 / 0.0687
     mel = resample(mel, bands, 1.0, axis=1)
     gain = between(3, -s.gain, s.gain)
     slope = between(4, -s.tilt, s.tilt) * jnp.linspace(-0.5, 0.5, mel.shape[1])
@@ -178,14 +184,32 @@ def altered(key: Array, mel: Array, melody: Array, count: Array, s: Settings) ->
     return mel, melody * scale + change, kept
 
 
-def standard(mel: Array, melody: Array, count: Array, known: Statistics) -> tuple[Array, Array]:
-    """What the model reads: log-mel, log-mel less the utterance's mean, its changes; prosody."""
+def standard(
+    mel: Array, melody: Array, count: Array, known: Statistics, absolute: Any
+) -> tuple[Array, Array]:
+    """What the model reads, less what it should not: f32[n, T, F, 3], f32[n, T, P + 2].
+
+    Log-mel, that less the utterance's mean, and its changes; prosody, and pitch and energy less
+    the utterance's mean.
+    """
     real = within(count, mel.shape[1])[..., None]
-    mel = (mel - known.mel[0]) / known.mel[1]
+
+    def less_mean(x: Array, where: Array) -> Array:
+        total = jnp.where(where, x, 0).sum(1, keepdims=True)
+        return x - total / jnp.maximum(where.sum(1, keepdims=True), 1)
+
+    voiced = real & (melody[..., 1:2] > 0.5)
+    pitch, energy = less_mean(melody[..., :1], voiced), less_mean(melody[..., 3:4], real)
     melody = (melody - known.prosody[0]) / known.prosody[1]
-    mean = jnp.where(real, mel, 0).sum(1, keepdims=True) / jnp.maximum(count, 1)[:, None, None]
-    channels = jnp.stack([mel, mel - mean, 4 * delta(mel, count, 9)], -1)
-    return jnp.where(real[..., None], channels, 0), jnp.where(real, melody, 0)
+    relative = [y / known.prosody[1][i] for y, i in ((pitch, 0), (energy, 3))]
+    melody = jnp.concatenate([melody * _where_absolute(absolute), *relative], -1)
+    mel = (mel - known.mel[0]) / known.mel[1]
+    channels = [absolute * mel, less_mean(mel, real), 4 * delta(mel, count, 5)]
+    return jnp.where(real[..., None], jnp.stack(channels, -1), 0), jnp.where(real, melody, 0)
+
+
+def _where_absolute(share: Array) -> Array:
+    return jnp.stack([share, 1.0, 1.0, share, 1.0, 1.0])
 
 
 class Program:
@@ -206,7 +230,7 @@ class Program:
         self.steps, self.batch, self.averaging = steps, batch, averaging
         self.adam = optax.chain(optax.clip_by_global_norm(5.0), optax.scale_by_adam())
 
-        def over(function: Any, lanes: int) -> Any:
+        def over(function: Any, lanes: int, at_once: int = at_once) -> Any:
             def call(*given: Any) -> Any:
                 mine, common = given[:lanes], given[lanes:]
                 one = lambda mine: function(*mine, *common)  # noqa: E731
@@ -218,24 +242,25 @@ class Program:
 
         self.start = jax.jit(over(self._start, 1))
         self.train = jax.jit(over(self._train, 2), static_argnums=3, donate_argnums=0)
-        self.ask = jax.jit(over(self._ask, 3))
+        # Without a backward pass there is little to gain from many lanes, and much to store.
+        self.ask = jax.jit(over(self._ask, 3, -(-at_once // 8)))
 
     def model(self, settings: Settings | None = None) -> Classifier:
         rate: Any = 0.0
         if settings is not None:
             words = (settings.dropout * 2.0**32).astype(jnp.uint32)
             rate = TracedRate(words, 1 - settings.dropout)
-        import dataclasses
-
         return Classifier(dataclasses.replace(self.config, dropout=rate), self.classes)
 
     def _start(self, lane: Lane, sounds: Sounds) -> State:
         one = [jnp.zeros((1, *x.shape[1:])) for x in (sounds.mel, sounds.prosody)]
         mel = jnp.zeros((*one[0].shape, 3))
-        variables = self.model().init(jax.random.key(lane.seed), mel, one[1], sounds.count[:1])
-        params = nn.meta.unbox(variables)["params"]
+        melody = jnp.zeros((*one[1].shape[:2], one[1].shape[2] + 2))
+        variables = self.model().init(jax.random.key(lane.seed), mel, melody, sounds.count[:1])
+        variables = nn.meta.unbox(variables)
+        params, stats = variables["params"], variables.get("batch_stats", {})
         return State(
-            jnp.zeros((), jnp.int32), params, self.adam.init(params),
+            jnp.zeros((), jnp.int32), params, stats, self.adam.init(params),
             jax.tree.map(jnp.array, params), jnp.zeros(()),
         )  # fmt: skip
 
@@ -250,13 +275,9 @@ class Program:
             given = (sounds.mel[chosen], sounds.prosody[chosen], sounds.count[chosen])
             each = jax.random.split(keys[1], self.batch)
             mel, melody, count = jax.vmap(functools.partial(altered, s=s))(each, *given)
-            mel, melody = standard(mel, melody, count, known)
-            hide = functools.partial(spec_augment, frames=s.frames, bands=s.bands)
+            mel, melody = standard(mel, melody, count, known, s.absolute)
             each = jax.random.split(keys[2], self.batch)
-            n, size, bands, channels = mel.shape
-            mel = jax.vmap(hide)(each, mel.reshape(n, size, -1), count, fill=0.0) if 0 else (
-                jax.vmap(lambda k, x, c: hide_channels(k, x, c, s))(each, mel, count)
-            )
+            mel = jax.vmap(functools.partial(hidden, s=s))(each, mel, count)
             target = jax.nn.one_hot(sounds.label[chosen], self.classes)
             share = jax.random.beta(keys[3], 0.4, 0.4, (self.batch,))
             share = jnp.where(
@@ -273,13 +294,15 @@ class Program:
             target = target * (1 - s.smoothing) + s.smoothing / self.classes
             weight = jnp.stack([jnp.ones(()), s.auxiliary, s.auxiliary])
 
-            def loss(params: Any) -> Array:
-                found = model.apply(
-                    {"params": params}, mel, melody, count, rngs={"dropout": of_dropout}
-                )
-                return -jnp.einsum("nhc,nc,h->", found, target, weight) / self.batch
+            def loss(params: Any) -> tuple[Array, Any]:
+                found, changed = model.apply(
+                    {"params": params, "batch_stats": state.stats}, mel, melody, count,
+                    rngs={"dropout": of_dropout}, mutable=["batch_stats"],
+                )  # fmt: skip
+                value = -jnp.einsum("nhc,nc,h->", found, target, weight) / self.batch
+                return value, changed.get("batch_stats", {})
 
-            value, gradient = jax.value_and_grad(loss)(state.params)
+            (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
             update, optimiser = self.adam.update(gradient, state.optimiser)
             rate = s.rate * self.schedule(state.step)
             params = jax.tree.map(
@@ -289,7 +312,7 @@ class Program:
             keep = jnp.minimum(self.averaging, (1 + state.step) / (10 + state.step))
             average = jax.tree.map(lambda a, p: keep * a + (1 - keep) * p, state.average, params)
             mean_loss = 0.95 * state.loss + 0.05 * value
-            return State(state.step + 1, params, optimiser, average, mean_loss), value
+            return State(state.step + 1, params, stats, optimiser, average, mean_loss), value
 
         return jax.lax.scan(step, state, None, steps)[0]
 
@@ -298,15 +321,16 @@ class Program:
         share = step / self.steps
         return jnp.minimum(share / 0.05, 0.5 * (1 + jnp.cos(np.pi * jnp.minimum(share, 1.0))))
 
-    def _ask(self, params: Any, lane: Lane, which: Array, sounds: Sounds) -> Array:
+    def _ask(self, state: State, lane: Lane, which: Array, sounds: Sounds) -> Array:
         """Log probabilities f32[which, 3, C] of the utterances asked about."""
         known = statistics(sounds, lane.weight)
         given = sounds.mel[which], sounds.prosody[which], sounds.count[which]
-        mel, melody = standard(*given, known)
-        return self.model().apply({"params": params}, mel, melody, given[2])
+        mel, melody = standard(*given, known, lane.settings.absolute)
+        variables = {"params": state.average, "batch_stats": state.stats}
+        return self.model().apply(variables, mel, melody, given[2])
 
 
-def hide_channels(key: Array, x: Array, count: Array, s: Settings) -> Array:
+def hidden(key: Array, x: Array, count: Array, s: Settings) -> Array:
     """SpecAugment of all channels in the same places."""
     shown = spec_augment(key, jnp.ones(x.shape[:2]), count, frames=s.frames, bands=s.bands)
     return x * shown[..., None]

@@ -29,6 +29,8 @@ class AudioConfig:
       channels: of each block of convolutions over log-mel; each halves bands, and frames while
         there are more than `frame_step` blocks before it.
       time_blocks: how many of the blocks, from the first, halve the frames too.
+      norm: of the convolutions' outputs: over the batch (and, without the `dropout` stream, by the
+        running statistics that training left in `batch_stats`), or over channels place by place.
       taps: frames and bands that a convolution sees.
       cell, recurrent: kind and features of the network over prosody; half for each direction.
       prosody_step: frames of prosody that one step of it reads.
@@ -39,11 +41,12 @@ class AudioConfig:
     """
 
     channels: tuple[int, ...] = (24, 48, 96, 128)
-    time_blocks: int = 3
+    time_blocks: int = 2
+    norm: Literal["batch", "layer"] = "batch"
     taps: int = 3
     cell: Literal["lstm", "gru"] = "gru"
     recurrent: int = 64
-    prosody_step: int = 4
+    prosody_step: int = 3
     features: int = 128
     heads: int = 4
     dropout: Rate = 0.2
@@ -51,7 +54,7 @@ class AudioConfig:
 
 
 class ConvolutionBlock(nn.Module):
-    """Convolution in time and frequency, normalised over channels, GELU.
+    """Convolution in time and frequency, a norm, GELU.
 
     As one product of patches and a kernel: many runs of it side by side are one batched product,
     where convolutions with a kernel each would be computed group by group.
@@ -61,6 +64,7 @@ class ConvolutionBlock(nn.Module):
     taps: int
     step: tuple[int, int]
     """Frames and bands from one place to the next."""
+    norm: Literal["batch", "layer"]
     dtype: Any
 
     @nn.compact
@@ -70,7 +74,16 @@ class ConvolutionBlock(nn.Module):
         x = jnp.where(real[..., None, None], x, 0)
         patches = jnp.concatenate(_patches(x, self.taps, self.step), -1)
         x = dense(self.features, self.dtype, "kernel")(patches)
-        return gelu(LayerNorm(name="norm")(x), approximate=True), real[:, :: self.step[0]]
+        real = real[:, :: self.step[0]]
+        if self.norm == "layer":
+            x = LayerNorm(name="norm")(x)
+        else:
+            norm = nn.BatchNorm(
+                use_running_average=not self.has_rng("dropout"), momentum=0.98, dtype=self.dtype,
+                name="norm",
+            )  # fmt: skip
+            x = norm(x, mask=real[..., None, None])
+        return gelu(x, approximate=True), real
 
 
 def _patches(x: Array, taps: int, step: tuple[int, int]) -> list[Array]:
@@ -98,7 +111,9 @@ class SpectralCnn(nn.Module):
         real = within(count, x.shape[1])
         for depth, channels in enumerate(c.channels):
             step = (2 if depth < c.time_blocks else 1, 2)
-            block = ConvolutionBlock(channels, c.taps, step, c.dtype, name=f"block_{depth}")
+            block = ConvolutionBlock(
+                channels, c.taps, step, c.norm, c.dtype, name=f"block_{depth}"
+            )  # fmt: skip
             x, real = block(x, real)
             x = Dropout(c.dropout)(x) if depth else x
         return x.reshape(*x.shape[:2], -1), real
@@ -134,9 +149,7 @@ class AttentiveStatistics(nn.Module):
     config: AudioConfig
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "N t E"], real: Bool[Array, "N t"]
-    ) -> Float[Array, "N D"]:
+    def __call__(self, x: Float[Array, "N t E"], real: Bool[Array, "N t"]) -> Float[Array, "N D"]:
         c = self.config
         x = dense(c.features, c.dtype, "enter")(x)
         x = gelu(LayerNorm(name="norm")(x)).astype(jnp.float32)
