@@ -56,6 +56,7 @@ class Settings(NamedTuple):
       frames, bands: widest stretches hidden by SpecAugment.
       absolute: factor on log-mel, pitch and energy as they are; at 0 the model knows them only
         less the utterance's mean.
+      functionals: see `AudioConfig`.
     """
 
     rate: float = 2e-3
@@ -73,6 +74,7 @@ class Settings(NamedTuple):
     frames: float = 25.0
     bands: float = 8.0
     absolute: float = 1.0
+    functionals: float = 1.0
 
 
 class Lane(NamedTuple):
@@ -243,20 +245,24 @@ class Program:
         self.start = jax.jit(over(self._start, 1))
         self.train = jax.jit(over(self._train, 2), static_argnums=3, donate_argnums=0)
         # Without a backward pass there is little to gain from many lanes, and much to store.
-        self.ask = jax.jit(over(self._ask, 3, -(-at_once // 8)))
+        self.ask = jax.jit(over(self._ask, 3, -(-at_once // 9)))
 
-    def model(self, settings: Settings | None = None) -> Classifier:
+    def model(self, settings: Settings, *, trains: bool) -> Classifier:
+        """Of a lane."""
         rate: Any = 0.0
-        if settings is not None:
+        if trains:
             words = (settings.dropout * 2.0**32).astype(jnp.uint32)
             rate = TracedRate(words, 1 - settings.dropout)
-        return Classifier(dataclasses.replace(self.config, dropout=rate), self.classes)
+        functionals: Any = settings.functionals
+        config = dataclasses.replace(self.config, dropout=rate, functionals=functionals)
+        return Classifier(config, self.classes)
 
     def _start(self, lane: Lane, sounds: Sounds) -> State:
         one = [jnp.zeros((1, *x.shape[1:])) for x in (sounds.mel, sounds.prosody)]
         mel = jnp.zeros((*one[0].shape, 3))
         melody = jnp.zeros((*one[1].shape[:2], one[1].shape[2] + 2))
-        variables = self.model().init(jax.random.key(lane.seed), mel, melody, sounds.count[:1])
+        model = self.model(lane.settings, trains=False)
+        variables = model.init(jax.random.key(lane.seed), mel, melody, sounds.count[:1])
         variables = nn.meta.unbox(variables)
         params, stats = variables["params"], variables.get("batch_stats", {})
         return State(
@@ -267,7 +273,7 @@ class Program:
     def _train(self, state: State, lane: Lane, sounds: Sounds, steps: int) -> State:
         known = statistics(sounds, lane.weight)
         bound = jnp.cumsum(lane.weight / lane.weight.sum())
-        model, s = self.model(lane.settings), lane.settings
+        model, s = self.model(lane.settings, trains=True), lane.settings
 
         def draw(key: Array) -> Any:
             keys = jax.random.split(key, 5)
@@ -279,10 +285,10 @@ class Program:
             each = jax.random.split(keys[2], self.batch)
             mel = jax.vmap(functools.partial(hidden, s=s))(each, mel, count)
             target = jax.nn.one_hot(sounds.label[chosen], self.classes)
-            share = jax.random.beta(keys[3], 0.4, 0.4, (self.batch,))
-            share = jnp.where(
-                jax.random.uniform(keys[4], (self.batch,)) < s.mix, jnp.maximum(share, 1 - share), 1
-            )
+            # Beta(1/2, 1/2), the larger half.
+            share = jnp.square(jnp.sin(np.pi / 2 * jax.random.uniform(keys[3], (self.batch,))))
+            mix = jax.random.uniform(keys[4], (self.batch,)) < s.mix
+            share = jnp.where(mix, jnp.maximum(share, 1 - share), 1)
             mel, melody, target = (mixed(x, x[::-1], share) for x in (mel, melody, target))
             count = jnp.where(share < 1, jnp.maximum(count, count[::-1]), count)
             return mel, melody, count, target
@@ -327,7 +333,8 @@ class Program:
         given = sounds.mel[which], sounds.prosody[which], sounds.count[which]
         mel, melody = standard(*given, known, lane.settings.absolute)
         variables = {"params": state.average, "batch_stats": state.stats}
-        return self.model().apply(variables, mel, melody, given[2])
+        model = self.model(lane.settings, trains=False)
+        return model.apply(variables, mel, melody, given[2])
 
 
 def hidden(key: Array, x: Array, count: Array, s: Settings) -> Array:

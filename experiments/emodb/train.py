@@ -1,4 +1,4 @@
-"""The lanes of the study, chunk by chunk, until all are done or time is up; nothing done is lost."""
+"""The lanes of the study, chunk by chunk, until all are done or time is up."""
 
 from __future__ import annotations
 
@@ -48,12 +48,14 @@ class Study:
         self.corpus, self.out, self.width, self.say = corpus, out, width, say
         self.sounds = jax.block_until_ready(hear(corpus.samples, corpus.length, corpus.label))
         self.steps, self.batch = steps, batch
+        self.programs: tuple[Any, Any, Any] | None = None
         self.program = Program(
             AudioConfig(), len(EMOTIONS), steps=steps, batch=batch, at_once=at_once
         )
         _mend(out / RESULTS)
         self.done = {_job(line) for line in results(out)}
-        self.seconds: list[float] = []
+        self.seconds = 0.0
+        """What the last chunk took, without compilation."""
 
     def left(self, jobs: Sequence[Job]) -> list[Job]:
         return [job for job in jobs if job not in self.done]
@@ -63,22 +65,36 @@ class Study:
         jobs = self.left(jobs)[: self.width]
         if not jobs:
             return
-        began = time.monotonic()
         lanes, which = self.lanes(jobs)
-        state = self.program.start(lanes, self.sounds)
+        start, train, ask = self.compiled(lanes, which)
+        began = time.monotonic()
+        state = start(lanes, self.sounds)
         for _ in range(SEGMENTS):
-            state = self.program.train(state, lanes, self.sounds, self.steps // SEGMENTS)
-        found = np.asarray(self.program.ask(state, lanes, which, self.sounds))
+            state = train(state, lanes, self.sounds)
+        found = np.asarray(ask(state, lanes, which, self.sounds))
         loss = np.asarray(state.loss)
         lines = [self.line(job, found[i], loss[i]) for i, job in enumerate(jobs)]
         with (self.out / RESULTS).open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(line) + "\n" for line in lines))
         self.done |= set(jobs)
-        self.seconds.append(time.monotonic() - began)
+        self.seconds = time.monotonic() - began
         stages = ", ".join(sorted({f"{job.stage} {job.settings}" for job in jobs}))
-        self.say(
-            f"{len(jobs)} lanes ({stages}) in {self.seconds[-1]:.1f} s, loss {loss.mean():.3f}"
-        )
+        self.say(f"{len(jobs)} lanes ({stages}) in {self.seconds:.1f} s, loss {loss.mean():.3f}")
+
+    def compiled(self, *given: Any) -> tuple[Any, Any, Any]:
+        """Start, train and ask; every chunk is of one shape, so this happens once."""
+        if self.programs is None:
+            began = time.monotonic()
+            lanes, which = given
+            state = jax.eval_shape(self.program.start, lanes, self.sounds)
+            segment = self.steps // SEGMENTS
+            self.programs = (
+                self.program.start.lower(lanes, self.sounds).compile(),
+                self.program.train.lower(state, lanes, self.sounds, segment).compile(),
+                self.program.ask.lower(state, lanes, which, self.sounds).compile(),
+            )
+            self.say(f"compiled in {time.monotonic() - began:.1f} s")
+        return self.programs
 
     def lanes(self, jobs: Sequence[Job]) -> tuple[Lane, np.ndarray]:
         """Of a chunk, the last job repeated where there are too few."""
@@ -110,7 +126,8 @@ class Study:
         said = found.argmax(-1)
         line: dict[str, Any] = {
             "stage": job.stage, "settings": job.settings, "held": list(job.held),
-            "seed": job.seed, "steps": self.steps, "batch": self.batch, "loss": round(float(loss), 4),
+            "seed": job.seed, "steps": self.steps, "batch": self.batch,
+            "loss": round(float(loss), 4),
             "names": [self.corpus.names[i] for i in asked],
             "label": self.corpus.label[asked].tolist(),
             "both": said[:, 0].tolist(), "mel": said[:, 1].tolist(), "prosody": said[:, 2].tolist(),
@@ -129,16 +146,15 @@ def run(study: Study, *, seeds: int, candidates: Sequence[str], deadline: float)
     queue = search.fixed(seeds) + [job for name in candidates for job in search.search(name)]
     last = -(-seeds * len(SPEAKERS) // study.width)
     while left := study.left(queue):
-        # The first chunk was compiled in its time too.
-        chunk = min(study.seconds[-2:], default=0.0)
-        if time.monotonic() + (1 + last) * 1.05 * chunk > deadline:
+        if time.monotonic() + (1 + last) * 1.05 * study.seconds > deadline:
             study.say(f"time is short: {len(left)} lanes of the search are left out")
             break
         study.run(left)
     chosen, reached = search.choose(results(study.out))
     for speaker, name in chosen.items():
         study.say(f"for {speaker}: {name} {reached[speaker].get(name, float('nan')):.3f}")
-    jobs = search.final(chosen, seeds)
+    # A chunk costs what it costs, full or not.
+    jobs = search.final(chosen, max(seeds, study.width // len(SPEAKERS)))
     while left := study.left(jobs):
         study.run(left)
     lines = [line for line in results(study.out) if line["stage"] == FINAL]
