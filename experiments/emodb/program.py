@@ -82,11 +82,13 @@ class Lane(NamedTuple):
 
     Attributes:
       seed: i32[].
+      steps: i32[]; of the whole training.
       weight: f32[N]; how often an utterance is drawn; 0 for those of speakers held out.
       settings: as above.
     """
 
     seed: Any
+    steps: Any
     weight: Any
     settings: Settings
 
@@ -148,9 +150,9 @@ def statistics(sounds: Sounds, weight: Array) -> Statistics:
     def of(x: Array) -> tuple[Array, Array]:
         real = within(sounds.count, x.shape[1])[..., None]
         share = (weight > 0) / jnp.maximum(((weight > 0) * sounds.count).sum(), 1)
-        mean = jnp.einsum("n,ntf->f", share, jnp.where(real, x, 0))
+        mean = jnp.einsum("n,ntf->f", share, jnp.where(real, x, 0), precision="highest")
         apart = jnp.where(real, jnp.square(x - mean), 0)
-        return mean, jnp.sqrt(jnp.einsum("n,ntf->f", share, apart) + 1e-6)
+        return mean, jnp.sqrt(jnp.einsum("n,ntf->f", share, apart, precision="highest") + 1e-6)
 
     return Statistics(of(sounds.mel), of(sounds.prosody))
 
@@ -219,17 +221,17 @@ class Program:
 
     Args:
       config: sizes of the encoder; its dropout is the lanes'.
-      steps, batch: of each training.
+      batch: utterances of a step.
       at_once: lanes computed side by side; the others after them.
       averaging: of parameters, the share kept from step to step.
     """
 
     def __init__(
-        self, config: AudioConfig, classes: int, *, steps: int, batch: int, at_once: int,
+        self, config: AudioConfig, classes: int, *, batch: int, at_once: int,
         averaging: float = 0.995,
     ):  # fmt: skip
         self.config, self.classes = config, classes
-        self.steps, self.batch, self.averaging = steps, batch, averaging
+        self.batch, self.averaging = batch, averaging
         self.adam = optax.chain(optax.clip_by_global_norm(5.0), optax.scale_by_adam())
 
         def over(function: Any, lanes: int, at_once: int = at_once) -> Any:
@@ -310,7 +312,7 @@ class Program:
 
             (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
             update, optimiser = self.adam.update(gradient, state.optimiser)
-            rate = s.rate * self.schedule(state.step)
+            rate = s.rate * _schedule(state.step / lane.steps)
             params = jax.tree.map(
                 lambda p, u: p - rate * (u + (s.decay * p if p.ndim > 1 else 0)),
                 state.params, update,
@@ -322,11 +324,6 @@ class Program:
 
         return jax.lax.scan(step, state, None, steps)[0]
 
-    def schedule(self, step: Array) -> Array:
-        """Up within a twentieth, then down as half a cosine."""
-        share = step / self.steps
-        return jnp.minimum(share / 0.05, 0.5 * (1 + jnp.cos(np.pi * jnp.minimum(share, 1.0))))
-
     def _ask(self, state: State, lane: Lane, which: Array, sounds: Sounds) -> Array:
         """Log probabilities f32[which, 3, C] of the utterances asked about."""
         known = statistics(sounds, lane.weight)
@@ -335,6 +332,11 @@ class Program:
         variables = {"params": state.average, "batch_stats": state.stats}
         model = self.model(lane.settings, trains=False)
         return model.apply(variables, mel, melody, given[2])
+
+
+def _schedule(share: Array) -> Array:
+    """Up within a twentieth of the training, then down as half a cosine."""
+    return jnp.minimum(share / 0.05, 0.5 * (1 + jnp.cos(np.pi * jnp.minimum(share, 1.0))))
 
 
 def hidden(key: Array, x: Array, count: Array, s: Settings) -> Array:

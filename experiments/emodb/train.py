@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,40 +21,44 @@ from experiments.emodb.program import Lane, Program, Settings, hear
 from experiments.emodb.search import CANDIDATES, FINAL, Job
 
 RESULTS = "lanes.jsonl"
-SEGMENTS = 4
+SEGMENT = 100
+"""Steps of one call, at most."""
+CHUNKS, LEAST = 5, 600
+"""How many chunks a budget is divided into, if the steps of a training do not become too few."""
 
 
-def results(folder: Path) -> list[dict[str, Any]]:
+def lines_of(path: Path) -> list[dict[str, Any]]:
     """The lines written so far; one that a kill cut off is no line."""
-    path = folder / RESULTS
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
 class Study:
     """Runs jobs in chunks of `width` lanes and writes what they say of the utterances held out.
 
     Args:
+      steps: of each training; fewer, if the deadline, a `time.monotonic`, asks for that.
       at_once: lanes side by side.
       say: hears what happens.
     """
 
     def __init__(
         self, corpus: Corpus, out: Path, *, steps: int, batch: int, width: int, at_once: int,
-        say: Any,
+        deadline: float, say: Any,
     ):  # fmt: skip
         out.mkdir(parents=True, exist_ok=True)
         self.corpus, self.out, self.width, self.say = corpus, out, width, say
         self.sounds = jax.block_until_ready(hear(corpus.samples, corpus.length, corpus.label))
-        self.steps, self.batch = steps, batch
+        self.batch, self.deadline = batch, deadline
+        self.segment = min(SEGMENT, steps)
         self.programs: tuple[Any, Any, Any] | None = None
-        self.program = Program(
-            AudioConfig(), len(EMOTIONS), steps=steps, batch=batch, at_once=at_once
-        )
+        self.program = Program(AudioConfig(), len(EMOTIONS), batch=batch, at_once=at_once)
         _mend(out / RESULTS)
-        self.done = {_job(line) for line in results(out)}
+        before = lines_of(out / RESULTS)
+        self.done = {_job(line) for line in before}
+        # Trainings of one study are of one length.
+        self.steps, self.settled = (before[0]["steps"], True) if before else (steps, False)
         self.seconds = 0.0
         """What the last chunk took, without compilation."""
 
@@ -67,9 +72,14 @@ class Study:
             return
         lanes, which = self.lanes(jobs)
         start, train, ask = self.compiled(lanes, which)
+        if not self.settled:
+            began = time.monotonic()
+            jax.block_until_ready(train(start(lanes, self.sounds), lanes, self.sounds))
+            self.settle(time.monotonic() - began)
+            lanes, which = self.lanes(jobs)
         began = time.monotonic()
         state = start(lanes, self.sounds)
-        for _ in range(SEGMENTS):
+        for _ in range(self.steps // self.segment):
             state = train(state, lanes, self.sounds)
         found = np.asarray(ask(state, lanes, which, self.sounds))
         loss = np.asarray(state.loss)
@@ -81,16 +91,24 @@ class Study:
         stages = ", ".join(sorted({f"{job.stage} {job.settings}" for job in jobs}))
         self.say(f"{len(jobs)} lanes ({stages}) in {self.seconds:.1f} s, loss {loss.mean():.3f}")
 
+    def settle(self, seconds: float) -> None:
+        """How long trainings may be if a segment of a chunk takes so many seconds."""
+        self.settled = True
+        left = (self.deadline - time.monotonic()) / (CHUNKS + 0.5)
+        possible = left / seconds if left < math.inf else math.inf
+        if possible * self.segment < self.steps:
+            self.steps = min(self.steps, max(LEAST, self.segment * int(possible)))
+        self.say(f"{self.segment} steps of a chunk take {seconds:.1f} s; trainings of {self.steps}")
+
     def compiled(self, *given: Any) -> tuple[Any, Any, Any]:
         """Start, train and ask; every chunk is of one shape, so this happens once."""
         if self.programs is None:
             began = time.monotonic()
             lanes, which = given
             state = jax.eval_shape(self.program.start, lanes, self.sounds)
-            segment = self.steps // SEGMENTS
             self.programs = (
                 self.program.start.lower(lanes, self.sounds).compile(),
-                self.program.train.lower(state, lanes, self.sounds, segment).compile(),
+                self.program.train.lower(state, lanes, self.sounds, self.segment).compile(),
                 self.program.ask.lower(state, lanes, which, self.sounds).compile(),
             )
             self.say(f"compiled in {time.monotonic() - began:.1f} s")
@@ -118,7 +136,7 @@ class Study:
         # Folds and seeds draw their own numbers.
         seed = 1000 * job.seed + SPEAKERS.index(job.held[0])
         settings = Settings(*(np.float32(x) for x in CANDIDATES[job.settings]))
-        return Lane(np.int32(seed), weight, settings)
+        return Lane(np.int32(seed), np.int32(self.steps), weight, settings)
 
     def line(self, job: Job, found: np.ndarray, loss: float) -> dict[str, Any]:
         asked = self.asked(job)
@@ -137,27 +155,29 @@ class Study:
         return line
 
 
-def run(study: Study, *, seeds: int, candidates: Sequence[str], deadline: float) -> None:
+def run(study: Study, *, seeds: int, candidates: Sequence[str]) -> None:
     """Fixed settings first, so that there is something; then the search; then what it found.
 
-    The search ends early if the last stage would otherwise not be done by `deadline`, a
-    `time.monotonic`.
+    The search ends early if the last stage would otherwise not be done by its deadline.
     """
     queue = search.fixed(seeds) + [job for name in candidates for job in search.search(name)]
     last = -(-seeds * len(SPEAKERS) // study.width)
     while left := study.left(queue):
-        if time.monotonic() + (1 + last) * 1.05 * study.seconds > deadline:
+        if time.monotonic() + (1 + last) * 1.05 * study.seconds > study.deadline:
             study.say(f"time is short: {len(left)} lanes of the search are left out")
             break
         study.run(left)
-    chosen, reached = search.choose(results(study.out))
+    chosen, reached = search.choose(lines_of(study.out / RESULTS))
     for speaker, name in chosen.items():
         study.say(f"for {speaker}: {name} {reached[speaker].get(name, float('nan')):.3f}")
     # A chunk costs what it costs, full or not.
+    if not any(reached.values()):
+        study.say("there was no time to search: what is fixed is all there is")
+        return
     jobs = search.final(chosen, max(seeds, study.width // len(SPEAKERS)))
     while left := study.left(jobs):
         study.run(left)
-    lines = [line for line in results(study.out) if line["stage"] == FINAL]
+    lines = [line for line in lines_of(study.out / RESULTS) if line["stage"] == FINAL]
     study.say(f"{FINAL}: {score(lines):.3f} unweighted average recall over {len(lines)} lanes")
 
 
