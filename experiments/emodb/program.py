@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from emojax.nn.encoders.audio import AudioConfig, AudioEncoder
+from emojax.nn.encoders.audio import MOMENTUM, AudioConfig, AudioEncoder
 from emojax.nn.layers import Dropout, dense
 from emojax.ops.audio.augment import mixed, resample, spec_augment
 from emojax.ops.audio.frames import frame_count, within
@@ -26,6 +26,8 @@ from emojax.ops.random import TracedRate
 
 MEL = MelConfig(hop=256, bands=48)
 PROSODY = ProsodyConfig(hop=256, delta=5)
+CLEAN = 256
+"""Utterances from which a trained network's statistics are taken."""
 FLOOR = -70.0
 """dB below which recordings hold nothing but their rooms."""
 
@@ -329,9 +331,28 @@ class Program:
         known = statistics(sounds, lane.weight)
         given = sounds.mel[which], sounds.prosody[which], sounds.count[which]
         mel, melody = standard(*given, known, lane.settings.absolute)
-        variables = {"params": state.average, "batch_stats": state.stats}
+        stats = self._clean_stats(state, lane, sounds, known)
         model = self.model(lane.settings, trains=False)
-        return model.apply(variables, mel, melody, given[2])
+        return model.apply({"params": state.average, "batch_stats": stats}, mel, melody, given[2])
+
+    def _clean_stats(self, state: State, lane: Lane, sounds: Sounds, known: Statistics) -> Any:
+        """Statistics of the averaged network's activations, of training utterances as they are.
+
+        Those gathered while training are of other parameters, and of utterances that were altered,
+        mixed and half hidden (P. Izmailov et al., arXiv:1803.05407, section 3.2).
+        """
+        bound = jnp.cumsum(lane.weight / lane.weight.sum())
+        key = jax.random.fold_in(jax.random.key(lane.seed), 0)
+        chosen = (jax.random.uniform(key, (CLEAN, 1)) > bound[:-1]).sum(1)
+        given = sounds.mel[chosen], sounds.prosody[chosen], sounds.count[chosen]
+        mel, melody = standard(*given, known, lane.settings.absolute)
+        nothing = jax.tree.map(jnp.zeros_like, state.stats)
+        # With a stream of dropout the model takes the batch's statistics; of rate 0, nothing else.
+        _, changed = self.model(lane.settings, trains=False).apply(
+            {"params": state.average, "batch_stats": nothing}, mel, melody, given[2],
+            rngs={"dropout": key}, mutable=["batch_stats"],
+        )  # fmt: skip
+        return jax.tree.map(lambda x: x / (1 - MOMENTUM), changed["batch_stats"])
 
 
 def _schedule(share: Array) -> Array:

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +107,14 @@ class Study:
             began = time.monotonic()
             lanes, which = given
             state = jax.eval_shape(self.program.start, lanes, self.sounds)
-            self.programs = (
-                self.program.start.lower(lanes, self.sounds).compile(),
-                self.program.train.lower(state, lanes, self.sounds, self.segment).compile(),
-                self.program.ask.lower(state, lanes, which, self.sounds).compile(),
+            lowered = (
+                self.program.train.lower(state, lanes, self.sounds, self.segment),
+                self.program.ask.lower(state, lanes, which, self.sounds),
+                self.program.start.lower(lanes, self.sounds),
             )
+            with ThreadPoolExecutor() as pool:
+                train, ask, start = pool.map(lambda each: each.compile(), lowered)
+            self.programs = start, train, ask
             self.say(f"compiled in {time.monotonic() - began:.1f} s")
         return self.programs
 

@@ -21,6 +21,9 @@ from emojax.nn.recurrent import Recurrent
 from emojax.ops.audio.frames import within
 from emojax.ops.random import Rate
 
+MOMENTUM = 0.98
+"""Of the running statistics: the share kept from batch to batch."""
+
 
 @dataclasses.dataclass(frozen=True)
 class AudioConfig:
@@ -82,8 +85,8 @@ class ConvolutionBlock(nn.Module):
             x = LayerNorm(name="norm")(x)
         else:
             norm = nn.BatchNorm(
-                use_running_average=not self.has_rng("dropout"), momentum=0.98, dtype=self.dtype,
-                name="norm",
+                use_running_average=not self.has_rng("dropout"), momentum=MOMENTUM,
+                dtype=self.dtype, name="norm",
             )  # fmt: skip
             x = norm(x, mask=real[..., None, None])
         return gelu(x, approximate=True), real
