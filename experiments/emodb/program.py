@@ -24,10 +24,13 @@ from emojax.ops.audio.prosody import ProsodyConfig, delta, prosody
 from emojax.ops.audio.spectrum import MelConfig, log_mel
 from emojax.ops.random import TracedRate
 
-MEL = MelConfig(hop=256, bands=48)
+# Nothing is above 7.3 kHz in these recordings.
+MEL = MelConfig(hop=256, bands=48, high=7200.0)
 PROSODY = ProsodyConfig(hop=256, delta=5)
 CLEAN = 256
 """Utterances from which a trained network's statistics are taken."""
+BANDS_A_FACTOR = 16.6
+"""Above 1 kHz, where mel is logarithmic: bands by which a factor e on frequency moves a sound."""
 FLOOR = -70.0
 """dB below which recordings hold nothing but their rooms."""
 
@@ -142,52 +145,86 @@ def hear(samples: np.ndarray, length: np.ndarray, label: np.ndarray, at_once: in
 
 
 class Statistics(NamedTuple):
-    """Mean and deviation over the frames a lane trains on, f32[F] and f32[P]."""
+    """Mean and deviation over the frames a lane trains on, f32[F] and f32[P].
+
+    A band whose level hardly ever changes is not blown up: deviations are of 1 dB at least.
+    """
 
     mel: tuple[Any, Any]
     prosody: tuple[Any, Any]
 
 
 def statistics(sounds: Sounds, weight: Array) -> Statistics:
-    def of(x: Array) -> tuple[Array, Array]:
+    def of(x: Array, least: float) -> tuple[Array, Array]:
         real = within(sounds.count, x.shape[1])[..., None]
         share = (weight > 0) / jnp.maximum(((weight > 0) * sounds.count).sum(), 1)
         mean = jnp.einsum("n,ntf->f", share, jnp.where(real, x, 0), precision="highest")
         apart = jnp.where(real, jnp.square(x - mean), 0)
-        return mean, jnp.sqrt(jnp.einsum("n,ntf->f", share, apart, precision="highest") + 1e-6)
+        return mean, jnp.sqrt(jnp.einsum("n,ntf->f", share, apart, precision="highest") + least**2)
 
-    return Statistics(of(sounds.mel), of(sounds.prosody))
+    return Statistics(of(sounds.mel, 1.0), of(sounds.prosody, 1e-3))
 
 
-def altered(key: Array, mel: Array, melody: Array, count: Array, s: Settings) -> Any:
-    """One utterance as another voice in another place might have said it."""
+class Change(NamedTuple):
+    """How an utterance is altered; each a number, or one for each band.
+
+    Attributes:
+      tempo: factor on it.
+      start: share of what does not fit into T frames that is cut off before.
+      bands: by how many formants move up.
+      level: dB added to each band.
+      noise: dB of noise in each band; the floor is none.
+      pitch: octaves.
+    """
+
+    tempo: Any
+    start: Any
+    bands: Any
+    level: Any
+    noise: Any
+    pitch: Any
+
+
+def drawn(key: Array, s: Settings) -> Change:
+    """Another voice in another place."""
     keys = jax.random.split(key, 9)
 
     def between(i: int, low: Any, high: Any) -> Array:
         return jax.random.uniform(keys[i], (), minval=low, maxval=high)
 
-    step = jnp.exp(between(0, -s.tempo, s.tempo))
+    across = jnp.linspace(-0.5, 0.5, MEL.bands)
+    noise = between(5, -60.0, -35.0) + 10 * jax.random.normal(keys[6], ()) * across
+    return Change(
+        jnp.exp(between(0, -s.tempo, s.tempo)), between(1, 0.0, 1.0),
+        between(2, -s.voice, s.voice) * BANDS_A_FACTOR,
+        between(3, -s.gain, s.gain) + between(4, -s.tilt, s.tilt) * across,
+        jnp.where(jax.random.uniform(keys[7]) < s.noise, noise, FLOOR),
+        between(8, -s.pitch, s.pitch),
+    )  # fmt: skip
+
+
+def altered(mel: Array, melody: Array, count: Array, change: Change) -> tuple[Array, Array, Array]:
+    """One utterance as another voice in another place might have said it."""
     size = mel.shape[0]
-    wanted = count / step
+    wanted = count / change.tempo
     kept = jnp.minimum(jnp.floor(wanted).astype(jnp.int32), size)
-    start = between(1, 0.0, 1.0) * jnp.maximum(wanted - size, 0) * step
-    mel, melody = resample(mel, start, step), resample(melody, start, step)
-    # In mel above 1 kHz a factor on frequency is a shift.
-    bands = between(2, -s.voice, s.voice) * MEL.bands / 44.0 / 0.0687
-    mel = resample(mel, bands, 1.0, axis=1)
-    gain = between(3, -s.gain, s.gain)
-    slope = between(4, -s.tilt, s.tilt) * jnp.linspace(-0.5, 0.5, mel.shape[1])
-    mel += gain + slope
-    level = between(5, -60.0, -35.0) + 10 * jax.random.normal(keys[6], ()) * jnp.linspace(
-        -0.5, 0.5, mel.shape[1]
-    )
-    loud = jax.random.uniform(keys[7]) < s.noise
+    start = change.start * jnp.maximum(wanted - size, 0) * change.tempo
+    mel, melody = (resample(x, start, change.tempo) for x in (mel, melody))
+    mel = resample(mel, -change.bands, 1.0, axis=1) + change.level
     unit = np.log(10) / 10
-    noisy = jnp.logaddexp(mel * unit, level * unit) / unit
-    mel = jnp.maximum(jnp.where(loud, noisy, mel), FLOOR)
-    change = jnp.stack([between(8, -s.pitch, s.pitch), 0.0, 0.0, gain, 0.0, 0.0])
-    scale = jnp.stack([1.0, 1.0, 1.0, 1.0, step, step])
-    return mel, melody * scale + change, kept
+    mel = jnp.logaddexp(mel * unit, change.noise * unit) / unit
+    faster = jnp.stack([1.0, 1.0, 1.0, 1.0, change.tempo, change.tempo])
+    louder = jnp.stack([change.pitch, 0.0, 0.0, change.level.mean(), 0.0, 0.0])
+    return mel, melody * faster + louder, kept
+
+
+def versions() -> Change:
+    """How each utterance is heard when a model is asked: as it is, and a little otherwise."""
+    tempo = np.array([1.0, 0.9, 1.1, 1.0, 1.0], np.float32)
+    voice = np.array([0.0, 0.0, 0.0, -0.06, 0.06], np.float32)
+    zero = np.zeros(len(tempo), np.float32)
+    level = np.zeros((len(tempo), MEL.bands), np.float32)
+    return Change(tempo, zero + 0.5, voice * BANDS_A_FACTOR, level, level + FLOOR, zero)
 
 
 def standard(
@@ -283,8 +320,8 @@ class Program:
             keys = jax.random.split(key, 5)
             chosen = (jax.random.uniform(keys[0], (self.batch, 1)) > bound[:-1]).sum(1)
             given = (sounds.mel[chosen], sounds.prosody[chosen], sounds.count[chosen])
-            each = jax.random.split(keys[1], self.batch)
-            mel, melody, count = jax.vmap(functools.partial(altered, s=s))(each, *given)
+            change = jax.vmap(lambda key: drawn(key, s))(jax.random.split(keys[1], self.batch))
+            mel, melody, count = jax.vmap(altered)(*given, change)
             mel, melody = standard(mel, melody, count, known, s.absolute)
             each = jax.random.split(keys[2], self.batch)
             mel = jax.vmap(functools.partial(hidden, s=s))(each, mel, count)
@@ -327,13 +364,19 @@ class Program:
         return jax.lax.scan(step, state, None, steps)[0]
 
     def _ask(self, state: State, lane: Lane, which: Array, sounds: Sounds) -> Array:
-        """Log probabilities f32[which, 3, C] of the utterances asked about."""
+        """Log probabilities f32[V, which, 3, C] of V versions of the utterances asked about."""
         known = statistics(sounds, lane.weight)
         given = sounds.mel[which], sounds.prosody[which], sounds.count[which]
-        mel, melody = standard(*given, known, lane.settings.absolute)
         stats = self._clean_stats(state, lane, sounds, known)
+        variables = {"params": state.average, "batch_stats": stats}
         model = self.model(lane.settings, trains=False)
-        return model.apply({"params": state.average, "batch_stats": stats}, mel, melody, given[2])
+
+        def heard(change: Change) -> Array:
+            each = jax.vmap(altered, in_axes=(0, 0, 0, None))(*given, change)
+            mel, melody = standard(*each, known, lane.settings.absolute)
+            return model.apply(variables, mel, melody, each[2])
+
+        return jax.lax.map(heard, versions())
 
     def _clean_stats(self, state: State, lane: Lane, sounds: Sounds, known: Statistics) -> Any:
         """Statistics of the averaged network's activations, of training utterances as they are.

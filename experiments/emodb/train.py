@@ -83,6 +83,7 @@ class Study:
         for _ in range(self.steps // self.segment):
             state = train(state, lanes, self.sounds)
         found = np.asarray(ask(state, lanes, which, self.sounds))
+        found = found.mean(1)  # over versions of an utterance, one model's opinions of it
         loss = np.asarray(state.loss)
         lines = [self.line(job, found[i], loss[i]) for i, job in enumerate(jobs)]
         with (self.out / RESULTS).open("a", encoding="utf-8") as file:
