@@ -1,42 +1,35 @@
-"""How much faster than real time sound becomes features, and features become an utterance's.
+"""The audio encoder's part of `experiments.bench.encoders`.
 
-    python -m experiments.bench.encoders_audio
-    python -m experiments.bench.encoders_audio --json
+A minute of speech-like sound at 16 kHz, in utterances of five seconds; rates are seconds of sound
+in a second of work. Log-mel: 512-point STFT every 10 ms, 64 bands, dB. Prosody: YIN, energy and
+their deltas every 10 ms, librosa without the deltas. Features of an utterance: emojax both of these
+and the audio encoder, CNN, GRU and pooling, from samples on; openSMILE (research licence, measured
+where it is installed) the functionals of its two usual sets.
 
-A minute of speech-like sound at 16 kHz, in utterances of five seconds, on the cores at hand:
-
-  log-mel           512-point STFT every 10 ms, 64 bands, in dB; `librosa log-mel` likewise
-  prosody           YIN, energy and deltas every 10 ms; `librosa YIN, RMS` without the deltas
-  emojax, whole     both and the audio encoder, CNN and GRU and pooling, from samples to features
-  openSMILE         eGeMAPS and ComParE 2016 functionals, the hand-made rivals of the encoder
-
-Everything is measured in turn in one process, so that a busy machine is busy for all; the figure is
-seconds of sound over seconds of work (median of `--rounds`), and what counts is its ratio to
-others of the same run. librosa is in the extra `dev`; openSMILE is measured where it is installed.
-Cost: about a minute. Aim: `emojax, whole` at 100 times real time on two cores.
+Aim: emojax's features of an utterance at 100 times real time on two cores.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from emojax.nn.encoders.audio import AudioConfig, AudioEncoder
 from emojax.ops.audio.frames import frame_count
 from emojax.ops.audio.prosody import PROSODY, ProsodyConfig, prosody
 from emojax.ops.audio.spectrum import MelConfig, log_mel
-from experiments import command
 from experiments.bench.timing import in_turn, median
 
 RATE, SECONDS, UTTERANCES = 16_000, 5, 12
 MEL, MELODY = MelConfig(), ProsodyConfig()
+LOG_MEL, MELODIC, WHOLE = "log-mel", "prosody", "features of an utterance"
+
+Programs = dict[tuple[str, str], Callable[[], Any]]
+"""By what is made and who makes it."""
 
 
 def speech() -> np.ndarray:
@@ -53,7 +46,7 @@ def speech() -> np.ndarray:
     return np.stack(rows).astype(np.float32)
 
 
-def ours(x: np.ndarray) -> dict[str, Callable[[], Any]]:
+def ours(x: np.ndarray) -> Programs:
     """Each a compiled program over all utterances."""
     length = np.full(len(x), x.shape[1], np.int32)
     sizes = x.shape[1] // MEL.hop + 1
@@ -68,14 +61,14 @@ def ours(x: np.ndarray) -> dict[str, Callable[[], Any]]:
         return encoder.apply(variables, mel[..., None], melody, frame_count(length, MEL.hop))
 
     programs = {
-        "emojax, log-mel": jax.jit(lambda x, n: log_mel(x, n, MEL)),
-        "emojax, prosody": jax.jit(lambda x, n: prosody(x, n, MELODY)),
-        "emojax, whole": jax.jit(whole),
+        LOG_MEL: jax.jit(lambda x, n: log_mel(x, n, MEL)),
+        MELODIC: jax.jit(lambda x, n: prosody(x, n, MELODY)),
+        WHOLE: jax.jit(whole),
     }
-    return {name: lambda f=f: f(x, length) for name, f in programs.items()}
+    return {(what, "emojax"): lambda f=f: f(x, length) for what, f in programs.items()}
 
 
-def librosas(x: np.ndarray) -> dict[str, Callable[[], Any]]:
+def librosas(x: np.ndarray) -> Programs:
     """As its users call it, an utterance after the other."""
     import librosa
 
@@ -95,10 +88,10 @@ def librosas(x: np.ndarray) -> dict[str, Callable[[], Any]]:
             )
             librosa.feature.rms(y=row, frame_length=c.size, hop_length=c.hop)
 
-    return {"librosa, log-mel": mel, "librosa, YIN and RMS": melody}
+    return {(LOG_MEL, "librosa"): mel, (MELODIC, "librosa"): melody}
 
 
-def opensmiles(x: np.ndarray) -> dict[str, Callable[[], Any]]:
+def opensmiles(x: np.ndarray) -> Programs:
     import opensmile
 
     def of(features: Any) -> Callable[[], None]:
@@ -114,39 +107,22 @@ def opensmiles(x: np.ndarray) -> dict[str, Callable[[], Any]]:
 
     sets = opensmile.FeatureSet
     return {
-        "openSMILE, eGeMAPS": of(sets.eGeMAPSv02),
-        "openSMILE, ComParE 2016": of(sets.ComParE_2016),
+        (WHOLE, "openSMILE, eGeMAPS"): of(sets.eGeMAPSv02),
+        (WHOLE, "openSMILE, ComParE 2016"): of(sets.ComParE_2016),
     }
 
 
-def measure(rounds: int) -> dict[str, float]:
-    """Seconds of sound in a second of work, by what is done."""
+def measure(rounds: int) -> list[dict[str, Any]]:
+    """Rows as `experiments.bench.encoders` shows them."""
     x = speech()
     programs = ours(x)
     for package, contenders in (("librosa", librosas), ("opensmile", opensmiles)):
         if importlib.util.find_spec(package):
             programs |= contenders(x)
-    seconds = median(in_turn(programs, rounds=rounds))
-    return {name: UTTERANCES * SECONDS / taken for name, taken in seconds.items()}
-
-
-def main() -> None:
-    parser = command.parser("experiments.bench.encoders_audio", __doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="of measurement (default 5)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args()
-    if options.rounds < 1:
-        parser.error("--rounds must be at least 1")
-    factors = measure(options.rounds)
-    if options.json:
-        print(json.dumps(factors, indent=2))
-        return
-    reference = factors["emojax, whole"]
-    found = Table("", "x real time", "of emojax, whole", title="Sound to features")
-    for name, factor in factors.items():
-        found.add_row(name, f"{factor:,.0f}", f"{factor / reference:.2f}")
-    Console().print(found)
-
-
-if __name__ == "__main__":
-    main()
+    seconds = median(in_turn({"/".join(of): run for of, run in programs.items()}, rounds=rounds))
+    rows = []
+    for what, contender in sorted(programs):
+        taken = seconds[f"{what}/{contender}"]
+        row = {"what": what, "contender": contender, "seconds": taken, "unit": "x real time"}
+        rows.append(row | {"rate": UTTERANCES * SECONDS / taken})
+    return rows
