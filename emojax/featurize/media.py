@@ -170,6 +170,8 @@ def _open(path: Path, kind: str) -> Iterator[tuple[Any, Any]]:
         if not streams:
             raise Absent(f"no {kind} track")
         stream = streams[0]
+        if stream.codec_context is None:
+            raise Broken(f"{kind} of a codec that is not known")
         stream.codec_context.thread_count = 1
         if kind == "video":
             size = stream.codec_context.width * stream.codec_context.height

@@ -20,14 +20,13 @@ from emojax.config.checks import require
 from emojax.data.prepare import PreparedCorpus, prepare
 from emojax.data.progress import progress
 from emojax.data.readers import featurized
-from emojax.data.readers.meld_text import WIDTH as HASHED_WIDTH
-from emojax.data.readers.meld_text import hashed_ngrams
 from emojax.data.text_encoder import TextEncoder, open_text_encoder
 from emojax.errors import DataError
 from emojax.featurize import card, faces, measures, media
 from emojax.featurize.journal import Journal, check_recipe
 from emojax.featurize.manifest import Manifest, Utterance, read_manifest
 from emojax.featurize.pool import measured
+from emojax.featurize.texts import text_features, text_width
 from emojax.featurize.worker import Settings, open_encoder, pack
 from emojax.files import write_atomically
 
@@ -37,8 +36,6 @@ JOURNAL = "journal.jsonl"
 _PACKAGES = ("av", "opencv-python-headless", "jax", "jaxlib", "numpy", "scipy")
 _PATIENCE = 900.0
 """Seconds that an utterance may take."""
-_TEXTS = 256
-"""Texts that are encoded, and then remembered, together."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,12 +83,11 @@ def featurize(
     manifest = read_manifest(manifest_path)
     encoder = open_text_encoder(text_encoder) if text_encoder else None
     recipe = _recipe(settings)
-    with _alone(out), Journal(out / JOURNAL, recipe) as journal:
-        _remember(out / featurized.FILE, recipe, journal)
+    with _alone(out), _journal(out, recipe) as journal:
         hashes = _hashes(manifest)
         keys = [_key(each, hashes) for each in manifest.utterances]
         count = _measure(manifest, keys, journal, settings, workers)
-        texts = _texts(manifest, encoder, journal)
+        texts = text_features(manifest, encoder, journal)
         found = [journal.done[key] for key in keys]
         content = _content(manifest, keys, found, texts, recipe, encoder)
         write_atomically(out / featurized.FILE, content)
@@ -146,19 +142,23 @@ def _alone(out: Path) -> Iterator[None]:
         yield
 
 
-def _remember(path: Path, recipe: Mapping[str, Any], journal: Journal) -> None:
-    """Takes over what a finished call left in the folder."""
-    if not path.exists():
-        return
-    check_recipe(featurized.header(path).get("recipe"), recipe, path)
-    with path.open(encoding="utf-8") as file:
-        next(file)
-        for line in file:
-            each = json.loads(line)
-            journal.done.setdefault(each["key"], {name: each[name] for name in _KEPT})
-
-
 _KEPT = ("audio", "visual", "aside", "absent", "faces")
+"""Of what a worker answers, what the corpus's file holds."""
+
+
+def _journal(out: Path, recipe: Mapping[str, Any]) -> Journal:
+    """The folder's journal, which also knows what a finished call has left."""
+    path, known = out / featurized.FILE, {}
+    if path.exists():
+        check_recipe(featurized.header(path).get("recipe"), recipe, path)
+        with path.open(encoding="utf-8") as file:
+            next(file)
+            for line in file:
+                each = json.loads(line)
+                known[each["key"]] = {name: each[name] for name in _KEPT}
+    journal = Journal(out / JOURNAL, recipe)
+    journal.done = known | journal.done
+    return journal
 
 
 def _hashes(manifest: Manifest) -> dict[str, str]:
@@ -194,7 +194,7 @@ def _measure(
     todo: dict[str, Utterance] = {}
     for key, each in zip(keys, manifest.utterances, strict=True):
         known = journal.done.get(key)
-        if known is None or known.get("died") or "there is no such file" in str(known["aside"]):
+        if known is None or known.get("died"):
             todo.setdefault(key, each)
     tasks = [
         {"path": str(recordings[each.media]), "start": each.start, "end": each.end}
@@ -219,56 +219,23 @@ def _measure(
     return len(tasks)
 
 
-def _texts(
-    manifest: Manifest, encoder: TextEncoder | None, journal: Journal
-) -> dict[str, np.ndarray]:
-    """f32[D] of every text that has words."""
-    texts = sorted({each.text for each in manifest.utterances if each.text})
-    if encoder is None:
-        return {text: hashed_ngrams(text) for text in texts}
-    found: dict[str, np.ndarray] = {}
-    with progress("Encoding texts", len(texts)) as advance:
-        for start in range(0, len(texts), _TEXTS):
-            some = texts[start : start + _TEXTS]
-            key = hashlib.sha256(json.dumps([encoder.fingerprint, some]).encode()).hexdigest()
-            if key not in journal.done:
-                journal.add(key, [pack(row) for row in _encoded(some, encoder, manifest.path)])
-            for text, packed in zip(some, journal.done[key], strict=True):
-                found[text] = featurized.unpack(packed, encoder.width, journal.path, 0, "text")
-            advance(len(some))
-    return found
-
-
-def _encoded(texts: list[str], encoder: TextEncoder, file: Path) -> np.ndarray:
-    pieces = encoder.pieces(texts)
-    longest = max(range(len(pieces)), key=lambda i: len(pieces[i]))
-    if len(pieces[longest]) > encoder.config.positions:
-        raise DataError(
-            f"{texts[longest][:40]!r}... has {len(pieces[longest])} word pieces", file=file,
-            field="text",
-            fix=f"{encoder.name} reads {encoder.config.positions}: split the utterance",
-        )  # fmt: skip
-    return encoder.encode(pieces)
-
-
 def _content(
     manifest: Manifest, keys: list[str], found: list[dict[str, Any]],
-    texts: Mapping[str, np.ndarray], recipe: Mapping[str, Any], encoder: TextEncoder | None,
+    texts: list[np.ndarray | None], recipe: Mapping[str, Any], encoder: TextEncoder | None,
 ) -> str:  # fmt: skip
     """The corpus as `emojax.data.readers.featurized` reads it."""
     widths = recipe["widths"]
-    text_width = HASHED_WIDTH if encoder is None else encoder.width
     header = {
         "format": featurized.FORMAT, "labels": manifest.labels, "speakers": manifest.speakers,
-        "widths": [text_width, widths["audio"], widths["visual"]], "recipe": recipe,
+        "widths": [text_width(encoder), widths["audio"], widths["visual"]], "recipe": recipe,
         "text_encoder": encoder and {"name": encoder.name, "sha256": encoder.fingerprint},
     }  # fmt: skip
     lines = [json.dumps(header)]
-    for each, key, values in zip(manifest.utterances, keys, found, strict=True):
+    for each, key, values, text in zip(manifest.utterances, keys, found, texts, strict=True):
         line = {
             "dialogue": each.dialogue, "number": each.number, "speaker": each.speaker,
             "transcript": each.text, "label": each.label, "split": each.split, "key": key,
-            "text": pack(texts[each.text]) if each.text else None,
+            "text": None if text is None else pack(text),
         } | {name: values[name] for name in _KEPT}  # fmt: skip
         lines.append(json.dumps(line))
     return "\n".join(lines) + "\n"

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import itertools
 import json
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +77,13 @@ def read(folder: Path, *, skip_bad: bool = False) -> Corpus:
 
 def header(path: Path) -> Mapping[str, Any]:
     """The first line; raises `DataError` as `read` does."""
-    first = next(_lines(path), (1, {}))[1]
+    with contextlib.closing(_lines(path)) as lines:
+        first = next(lines, (1, {}))[1]
     _signature(first, path)
     return first
 
 
-def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _lines(path: Path) -> Generator[tuple[int, Mapping[str, Any]], None, None]:
     try:
         with path.open("rb") as stream:
             for number in itertools.count(1):
