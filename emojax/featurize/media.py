@@ -143,7 +143,10 @@ def read_pictures(
             if time < start + tick / rate - 1e-6:
                 continue
             tick = int((time - start) * rate + 1e-6) + 1
-            yield Picture(time, frame.to_ndarray(format="rgb24"))
+            # A telephone held upright notes that its pictures are to be turned.
+            turns = round(getattr(frame, "rotation", 0) / 90) % 4
+            pixels = np.rot90(frame.to_ndarray(format="rgb24"), turns)
+            yield Picture(time, np.ascontiguousarray(pixels))
 
 
 @contextlib.contextmanager

@@ -83,6 +83,7 @@ class _Worker:
             [sys.executable, "-m", "emojax.featurize.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             env=os.environ | ONE_CORE, encoding="utf-8",
+            start_new_session=True,  # Ctrl-C is for us; they end when we do
         )  # fmt: skip
         self._write(settings)
 

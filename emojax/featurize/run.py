@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -167,13 +168,11 @@ def _hashes(manifest: Manifest) -> dict[str, str]:
     recordings = manifest.media()
     with progress("Reading recordings", len(recordings)) as advance:
         for name, path in recordings.items():
-            try:
-                with path.open("rb") as file:
-                    # A pipe or a device would never end.
-                    sound = path.is_file()
-                    found[name] = hashlib.file_digest(file, "sha256").hexdigest() if sound else ""
-            except OSError:
-                found[name] = ""
+            found[name] = ""
+            # A pipe or a device would never end.
+            if path.is_file():
+                with contextlib.suppress(OSError), path.open("rb") as file:
+                    found[name] = hashlib.file_digest(file, "sha256").hexdigest()
             advance(1)
     return found
 
@@ -242,9 +241,12 @@ def _content(
 
 
 def _prepare(out: Path) -> PreparedCorpus | None:
+    """The corpus in TFDS's layout, and no older one beside it."""
     corpus = featurized.read(out)
-    if "train" not in corpus.splits or "test" not in corpus.splits:
-        return None
-    if len(corpus.splits["train"]) < 2 and "validation" not in corpus.splits:
-        return None
-    return prepare(out, out)
+    splits = {split: len(found) for split, found in corpus.splits.items()}
+    enough = splits.get("train", 0) > ("validation" not in splits) and "test" in splits
+    prepared = prepare(out, out) if enough else None
+    for folder in (out / f"emojax_{corpus.signature.name}").glob("*/"):
+        if prepared is None or folder != prepared.path.parent:
+            shutil.rmtree(folder)
+    return prepared

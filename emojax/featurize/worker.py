@@ -106,6 +106,8 @@ def _beyond(path: Path, start: float, end: float | None, settings: Settings) -> 
     there = min(seconds, seconds if end is None else end) - start
     if there <= 0 or (end is not None and there < settings.covered * (end - start)):
         return f"mistimed: the recording is {seconds:.2f} s long"
+    if there > settings.longest:
+        return f"too long: {there:.1f} s, mistimed or to be cut"
     return ""
 
 

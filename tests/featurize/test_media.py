@@ -99,6 +99,24 @@ def test_memory_does_not_grow_with_the_recording(tmp_path: Path):
     assert most < 2e6, f"{most} bytes for {sound.nbytes} of sound"
 
 
+def test_pictures_that_are_to_be_turned_are_turned(tmp_path: Path):
+    left = np.zeros((48, 64, 3), np.uint8)
+    left[:, :32] = 220
+    path = record(tmp_path / "r.mp4", None, [left] * 5)
+    data = path.read_bytes()
+    one = (1 << 16).to_bytes(4, "big")
+    plain = [one, *[bytes(4)] * 3, one, *[bytes(4)] * 3, (1 << 30).to_bytes(4, "big")]
+    turned = [*plain]  # by a quarter, clockwise
+    turned[0], turned[1] = bytes(4), one
+    turned[3], turned[4] = (-(1 << 16)).to_bytes(4, "big", signed=True), bytes(4)
+    head, track = data.split(b"tkhd")
+    assert track.count(b"".join(plain)) == 1
+    path.write_bytes(head + b"tkhd" + track.replace(b"".join(plain), b"".join(turned)))
+    picture = next(iter(media.read_pictures(path, 0, 0.5, 5, LONGEST)))
+    assert picture.pixels.shape == (64, 48, 3)
+    assert picture.pixels[:24].mean() > 180 > 60 > picture.pixels[40:].mean()
+
+
 @pytest.mark.parametrize("name", ["list.m3u8", "list.mp4"])
 def test_a_playlist_is_not_followed(tmp_path: Path, name: str):
     record(tmp_path / "secret.wav", tone(1))

@@ -34,6 +34,13 @@ def files(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in [*(out / name for name in names), *records]}
 
 
+def alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
 def copied(manifest: Path, to: Path) -> Path:
     return Path(shutil.copytree(manifest.parent, to)) / manifest.name
 
@@ -115,8 +122,18 @@ def test_a_killed_run_goes_on_and_redoes_and_loses_nothing(made, manifest, tmp_p
             if journal.exists() and journal.read_bytes().count(b"\n") > 4:
                 break
             time.sleep(0.01)
+        children = Path(f"/proc/{process.pid}/task")
+        workers = [
+            int(pid)
+            for each in (children.glob("*/children") if children.is_dir() else ())
+            for pid in each.read_text().split()
+        ]
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
+    # Workers end with the process that started them, once they have no one to answer to.
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(alive, workers))
     before = journal.read_bytes()
     done = before.count(b"\n") - 1
     assert 4 <= done < 12
@@ -136,6 +153,7 @@ def test_new_utterances_alone_are_measured(made, manifest, tmp_path: Path):
         file.write('one,Ann,0.5,1.5,"And more.",glad,c.wav\r\n')
     grown = featurize(path, out, workers=1)
     assert grown.measured == 2  # the new one, and the recording that was missing
+    assert open_prepared(out).path == grown.corpus.path  # the older one is gone
     assert grown.card["present"]["audio"] == made.card["present"]["audio"] + 2
 
 
