@@ -112,9 +112,7 @@ class TuneConfig:
 
     def __post_init__(self) -> None:
         choices(self, "train")
-        positive(
-            self, "train", "epochs", "learning_rate", "head_learning_rate", "checkpoint_every"
-        )
+        positive(self, "train", "epochs", "learning_rate", "head_learning_rate", "checkpoint_every")
         fraction(self, "train", "warmup", "label_smoothing", "ema_decay")
         decay, weight = self.layer_decay, self.weight_decay
         require(0 < decay <= 1, "train.layer_decay", f"must be in (0, 1], not {decay}")

@@ -33,7 +33,5 @@ class TextClassifier(nn.Module):
         place = jnp.arange(tokens.shape[1])
         encoder = BertEncoder(self.config, self.dropout, self.dtype, name="encoder")
         states = encoder(tokens, place < length[:, None])
-        features = mean_over(
-            states[-1:], (place >= start[:, None]) & (place < stop[:, None])
-        )
+        features = mean_over(states[-1:], (place >= start[:, None]) & (place < stop[:, None]))
         return dense(self.classes, jnp.float32, "head")(Dropout(self.dropout)(features))

@@ -21,7 +21,6 @@ from emojax.data.text_encoder import TextEncoder
 from emojax.errors import ConfigError, DataError
 from emojax.types import UNLABELLED, Conversation, Prediction, Signature
 
-
 _EMPTY = np.array([[0, 1, 1]], np.int32)
 
 

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import shutil
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,8 +19,8 @@ from emojax.errors import NonFiniteError
 from emojax.evaluate.metrics import score
 from emojax.train.alone import alone
 from emojax.train.checkpoint import Checkpoints
-from emojax.train.finetune.examples import Examples, Slice
-from emojax.train.finetune.optimiser import schedule
+from emojax.train.finetune.examples import Slice
+from emojax.train.finetune.optimiser import rates_of
 from emojax.train.finetune.outcome import finish
 from emojax.train.finetune.predict import log_probabilities, make_predict
 from emojax.train.finetune.run import Tuning
@@ -156,7 +155,7 @@ class _Loop:
         self.labelled = int((self.training.label != UNLABELLED).sum())
         # As many in every epoch.
         self.steps = len(self.plan(0)) * self.config.epochs
-        self.rates = schedule(self.config, self.steps)
+        self.rates = rates_of(self.config, program.sizes.layers, self.steps)
         self.in_flight: collections.deque[tuple[int, Slice, Any]] = collections.deque()
 
     def plan(self, epoch: int) -> list[Slice]:
@@ -203,7 +202,7 @@ class _Loop:
         record = {
             "epoch": self.notes.epoch, "loss": (loss := summed / len(part.rows)),
             "gradient_norm": float(values["gradient_norm"]),
-            "learning_rate": float(self.rates[step]) * self.config.learning_rate,
+            "learning_rate": float(self.rates[step, -1]),
         }  # fmt: skip
         self.log.write(step, record)
         watch.step(self.notes.epoch, loss, rate)

@@ -59,30 +59,28 @@ def together(trained: Any, frozen: Any, text: TextConfig) -> dict[str, Any]:
     return {"encoder": encoder, "head": trained["head"]}
 
 
-def build_optimiser(train: TuneConfig, layers: int) -> optax.GradientTransformationExtraArgs:
+def build_optimiser(train: TuneConfig) -> optax.GradientTransformationExtraArgs:
     """AdamW (arXiv:1711.05101) with a rate for each depth; decay on matrices alone.
 
-    `update` takes `rate`, the place in the schedule as a share of the highest rates: it belongs to
-    the data of a step, so that runs of any length are one program.
+    `update` takes `rates`, a row of `rates_of`: they belong to the data of a step, so that runs of
+    any length and with any rates are one program.
     """
-    rates = {"head": train.head_learning_rate}
-    for depth in range(EMBEDDINGS, layers):
-        rates[str(depth)] = train.learning_rate * train.layer_decay ** (layers - 1 - depth)
     clip = [] if train.clip_norm is None else [optax.clip_by_global_norm(train.clip_norm)]
-    return optax.chain(
-        *clip,
-        optax.scale_by_adam(),
-        optax.add_decayed_weights(train.weight_decay, mask=_matrices),
-        optax.multi_transform({name: optax.scale(-rate) for name, rate in rates.items()}, _groups),
-        _scale_by_given_rate(),
-    )
+    decay = optax.add_decayed_weights(train.weight_decay, mask=_matrices)
+    return optax.chain(*clip, optax.scale_by_adam(), decay, _descend())
+
+
+def _descend() -> optax.GradientTransformationExtraArgs:
+    def update(updates: Any, state: Any, params: Any = None, *, rates: Array, **_: Any) -> Any:
+        return jax.tree.map(lambda u, group: -rates[group] * u, updates, _groups(updates)), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def _groups(trained: Any) -> Any:
-    """Of each parameter the name of its rate."""
+    """Of each parameter the place of its rate: the decision's, the embeddings', the layers'."""
     return unflatten_dict({
-        path: "head" if path[0] == "head" else str(depth_of(path[1:]))
-        for path in flatten_dict(trained)
+        path: 0 if path[0] == "head" else 2 + depth_of(path[1:]) for path in flatten_dict(trained)
     })  # fmt: skip
 
 
@@ -90,20 +88,21 @@ def _matrices(trained: Any) -> Any:
     return jax.tree.map(lambda p: p.ndim > 1, trained)
 
 
-def _scale_by_given_rate() -> optax.GradientTransformationExtraArgs:
-    def update(updates: Any, state: Any, params: Any = None, *, rate: Array, **_: Any) -> Any:
-        return jax.tree.map(lambda u: u * rate, updates), state
-
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+def rates_of(train: TuneConfig, layers: int, steps: int) -> np.ndarray:
+    """f32[steps, 2 + layers]: rates of the decision, the embeddings and each layer, by step."""
+    depth = np.arange(EMBEDDINGS, layers)
+    highest = train.learning_rate * train.layer_decay ** (layers - 1.0 - depth)
+    highest = np.concatenate([[train.head_learning_rate], highest])
+    return (schedule(train, steps)[:, None] * highest).astype(np.float32)
 
 
 def schedule(train: TuneConfig, steps: int) -> np.ndarray:
-    """f32[steps]: shares of the highest rates, rising in a line and then falling to nothing."""
+    """f64[steps]: shares of the highest rates, rising in a line and then falling to nothing."""
     warm = min(round(train.warmup * steps), steps - 1)
     step = np.arange(steps)
     rising = (step + 1) / max(warm, 1)
     falling = (steps - step) / (steps - warm)
-    return np.where(step < warm, rising, falling).astype(np.float32)
+    return np.where(step < warm, rising, falling)
 
 
 def parameters(tree: Any) -> int:

@@ -52,9 +52,7 @@ def log_probabilities(
     size = LARGER * batch
     parts = examples.plan(lengths, size, None)
     # All are under way before the first is asked for.
-    found = [
-        predict(trained, frozen, jax.device_put(examples.batch(part, size))) for part in parts
-    ]
+    found = [predict(trained, frozen, jax.device_put(examples.batch(part, size))) for part in parts]
     result = np.zeros((len(examples.label), found[0].shape[-1]), np.float32)
     for part, values in zip(parts, found, strict=True):
         result[part.rows] = np.asarray(values)[: len(part.rows)]

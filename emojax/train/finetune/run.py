@@ -94,7 +94,7 @@ def read_tuning(folder: Path) -> tuple[FinetuneConfig, dict[str, Any]]:
     path = folder / "run.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        content["corpus"], content["encoder"]  # noqa: B018, there they must be
+        content["corpus"], content["encoder"]
         return from_dict(content["config"], FinetuneConfig), content
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder}: there is no run here (no run.json)") from error

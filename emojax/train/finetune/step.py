@@ -66,8 +66,9 @@ class Program:
     def alike(self) -> Program:
         text = dataclasses.replace(self.text, encoder="", pretrained=True, turns=0, speakers=True)
         train = dataclasses.replace(
-            self.train, epochs=1, seed=0, warmup=0.0, select="nll", checkpoint_every=1
-        )
+            self.train, epochs=1, seed=0, warmup=0.0, select="nll", checkpoint_every=1,
+            learning_rate=1.0, head_learning_rate=1.0, layer_decay=1.0,
+        )  # fmt: skip
         return dataclasses.replace(self, text=text, train=train)
 
     def model(self, *, training: bool) -> TextClassifier:
@@ -78,7 +79,7 @@ class Program:
 
     @property
     def optimiser(self) -> optax.GradientTransformationExtraArgs:
-        return build_optimiser(self.train, self.sizes.layers)
+        return build_optimiser(self.train)
 
 
 def initial_state(program: Program, encoder: Any | None, seed: int) -> tuple[TuneState, Any]:
@@ -89,9 +90,7 @@ def initial_state(program: Program, encoder: Any | None, seed: int) -> tuple[Tun
     """
     init_key, adapter_key, dropout_key = jax.random.split(jax.random.key(seed), 3)
     one = jnp.ones(1, jnp.int32)
-    init = jax.jit(
-        program.model(training=False).init, compiler_options=compiler_options(once=True)
-    )
+    init = jax.jit(program.model(training=False).init, compiler_options=compiler_options(once=True))
     params = init(init_key, jnp.zeros((1, 1), jnp.int32), 0 * one, one, one)["params"]
     if encoder is not None:
         params = params | {"encoder": jax.tree.map(jnp.asarray, encoder)}
@@ -106,7 +105,7 @@ def initial_state(program: Program, encoder: Any | None, seed: int) -> tuple[Tun
 
 
 def advance(
-    state: TuneState, frozen: Any, batch: TextBatch, rate: Array, program: Program
+    state: TuneState, frozen: Any, batch: TextBatch, rates: Array, program: Program
 ) -> tuple[TuneState, dict[str, Array]]:
     """One step, pure: (state, metrics).
 
@@ -115,7 +114,7 @@ def advance(
 
     Args:
       frozen: see `divide`.
-      rate: f32[], share of the highest rates.
+      rates: a row of `rates_of`.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     model, text, train = program.model(training=True), program.text, program.train
@@ -134,7 +133,7 @@ def advance(
     halted = jnp.where((state.halted == NEVER) & ~finite, state.step, state.halted)
 
     def update(trained: Any, opt_state: Any, average: Any) -> tuple[Any, Any, Any]:
-        updates, opt_state = program.optimiser.update(gradients, opt_state, trained, rate=rate)
+        updates, opt_state = program.optimiser.update(gradients, opt_state, trained, rates=rates)
         trained = optax.apply_updates(trained, updates)
         if average is not None:
             average = optax.incremental_update(trained, average, 1 - train.ema_decay)
@@ -152,7 +151,7 @@ def advance(
 
 
 def make_step(program: Program) -> jax.stages.Wrapped:
-    """The jitted (state, frozen, batch, rate) -> (state, metrics), the old state's memory reused.
+    """The jitted (state, frozen, batch, rates) -> (state, metrics), the old state's memory reused.
 
     Of equal programs it is the same function, so that each length is compiled once.
     """
