@@ -57,6 +57,9 @@ VARIANTS: dict[str, list[str]] = {
     "rate 2e-4, 96 pieces": [
         "train.learning_rate=2e-4", "train.layer_decay=0.8", "text.turns=8", "text.tokens=96",
     ],
+    "rate 2e-4, 128 pieces": [
+        "train.learning_rate=2e-4", "train.layer_decay=0.8", "text.turns=12", "text.tokens=128",
+    ],
     "rate 2e-4, layers decay .7, 6 epochs": [
         "train.learning_rate=2e-4", "train.layer_decay=0.7", "train.epochs=6",
     ],
@@ -68,7 +71,7 @@ RANDOM: dict[str, list[str]] = {
     ]
     for rate in (2e-4, 6e-4)
 }  # fmt: skip
-FINALISTS = 4
+FINALISTS = 7
 SEEDS = 5
 SHARES = (1.0, 0.3, 0.1, 0.03, 0.01)
 CURVE_SEEDS = 3

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from emojax.config import TrainConfig
+from emojax.config.finetune import TuneConfig
 from emojax.evaluate.metrics import Scores
 
 
-def better(config: TrainConfig, value: float, than: float) -> bool:
+def better(config: TrainConfig | TuneConfig, value: float, than: float) -> bool:
     """Whether a validation score beats another; of equals the earlier epoch stays."""
     return value < than if config.select == "nll" else value > than
 

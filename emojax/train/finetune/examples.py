@@ -76,7 +76,8 @@ class Examples:
         # A row that only fills the batch is one word piece long.
         bounds = np.concatenate([self.bounds[rows], np.tile(_EMPTY, (empty, 1))])
         label = np.concatenate([self.label[rows], np.full(empty, UNLABELLED, np.int32)])
-        return TextBatch(tokens, *np.ascontiguousarray(bounds.T), label)
+        start, stop, length = np.ascontiguousarray(bounds.T)
+        return TextBatch(tokens, start, stop, length, label)
 
     def plan(self, lengths: Sequence[int], size: int, key: Sequence[int] | None) -> list[Slice]:
         """Every example once, in batches of `size` of one length; the last of each may be smaller.

@@ -21,7 +21,7 @@ from emojax.train.alone import alone
 from emojax.train.checkpoint import Checkpoints
 from emojax.train.finetune.examples import Slice
 from emojax.train.finetune.optimiser import rates_of
-from emojax.train.finetune.outcome import finish
+from emojax.train.finetune.outcome import finish, finished
 from emojax.train.finetune.predict import log_probabilities, make_predict
 from emojax.train.finetune.run import Tuning
 from emojax.train.finetune.step import Program, TuneState, initial_state, make_step
@@ -81,6 +81,8 @@ def finetune(
 ) -> dict[str, Any]:
     """Train from the newest checkpoint, or from nothing, to the end; returns `result.json`.
 
+    What is finished is not done again.
+
     Args:
       volatile: keep no checkpoints on disk: what is interrupted starts again.
 
@@ -95,6 +97,8 @@ def finetune(
     with contextlib.ExitStack() as stack:
         sigterm = stack.enter_context(Sigterm())
         stack.enter_context(alone(tuning.folder))
+        if (done := finished(tuning.folder)) is not None:
+            return done
         program = program_of(tuning)
         state, frozen = initial_state(
             program, tuning.encoder.variables["params"] if tuning.config.text.pretrained else None,
@@ -227,7 +231,7 @@ class _Loop:
         if not np.isfinite(found).all():
             raise self.lost(f"step {step}: validation probabilities are not finite")
         scores = score(examples.predictions(np.exp(found)), found.shape[-1])
-        record = {
+        record: dict[str, Any] = {
             "epoch": notes.epoch, "step": step,
             "train_loss": notes.loss_sum / self.labelled, "validation": told(scores),
             "seconds": seconds, "utterances_per_second": taken / seconds,

@@ -39,7 +39,8 @@ def divide(params: Any, text: TextConfig, key: Array) -> tuple[Any, Any]:
         modules = (*ATTENTION, *(FEED_FORWARD if text.lora_feed_forward else ()))
         adapters = init_adapters(key, encoder, text.lora_rank, modules)
         return {"adapters": adapters, "head": head}, encoder
-    frozen, trained = {}, {}
+    frozen: dict[tuple[str, ...], Any] = {}
+    trained: dict[tuple[str, ...], Any] = {}
     for path, leaf in flatten_dict(encoder).items():
         depth = depth_of(path)
         stays = depth < text.freeze_layers

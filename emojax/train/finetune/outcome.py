@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from safetensors.numpy import save
 
 from emojax.config import digest, to_dict
 from emojax.data.text_folder import write_folder
+from emojax.errors import CheckpointError
 from emojax.evaluate.export import write_predictions
 from emojax.evaluate.metrics import score
 from emojax.files import write_atomically
@@ -24,6 +26,21 @@ from emojax.train.reads import count_read
 
 DEPTHS = 1
 """Of features: the decision was trained on the last hidden state alone."""
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """`result.json` of a fine-tuning that is over, else None.
+
+    Raises:
+      CheckpointError: it cannot be read.
+    """
+    path = folder / "result.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}. Delete it and resume") from error
 
 
 def finish(

@@ -33,7 +33,8 @@ def _predict(program: Program) -> jax.stages.Wrapped:
     def predict(trained: Any, frozen: Any, batch: TextBatch) -> Array:
         params = together(trained, frozen, program.text)
         given = (batch.tokens, batch.start, batch.stop, batch.length)
-        return jax.nn.log_softmax(model.apply({"params": params}, *given))
+        logits: Any = model.apply({"params": params}, *given)
+        return jax.nn.log_softmax(logits)
 
     return jax.jit(predict, compiler_options=compiler_options())
 

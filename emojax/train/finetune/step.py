@@ -123,7 +123,7 @@ def advance(
     def loss_of(trained: Any) -> Array:
         params = together(trained, frozen, text)
         given = (batch.tokens, batch.start, batch.stop, batch.length)
-        logits = model.apply({"params": params}, *given, rngs={"dropout": key})
+        logits: Any = model.apply({"params": params}, *given, rngs={"dropout": key})
         loss, _ = summed_cross_entropy(logits, batch.label, weights, train.label_smoothing)
         return loss / len(batch.label)
 
