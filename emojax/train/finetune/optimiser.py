@@ -73,16 +73,17 @@ def build_optimiser(train: TuneConfig) -> optax.GradientTransformationExtraArgs:
 
 def _descend() -> optax.GradientTransformationExtraArgs:
     def update(updates: Any, state: Any, params: Any = None, *, rates: Array, **_: Any) -> Any:
-        return jax.tree.map(lambda u, group: -rates[group] * u, updates, _groups(updates)), state
+        def scaled(path: tuple[Any, ...], update: Array) -> Array:
+            return -rates[_place(tuple(entry.key for entry in path))] * update
+
+        return jax.tree_util.tree_map_with_path(scaled, updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-def _groups(trained: Any) -> Any:
-    """Of each parameter the place of its rate: the decision's, the embeddings', the layers'."""
-    return unflatten_dict({
-        path: 0 if path[0] == "head" else 2 + depth_of(path[1:]) for path in flatten_dict(trained)
-    })  # fmt: skip
+def _place(path: tuple[str, ...]) -> int:
+    """Of a parameter's rate in a row of `rates_of`."""
+    return 0 if path[0] == "head" else 2 + depth_of(path[1:])
 
 
 def _matrices(trained: Any) -> Any:
