@@ -118,26 +118,14 @@ class TextEncoder:
 
         `on_texts` hears after each batch how many texts it held.
         """
-        features = np.zeros((len(pieces), self.width), np.float32)
-        # Texts of like length share a batch, so that few shapes are compiled and little is padded.
-        lengths: dict[int, list[int]] = {}
-        for i, shown in enumerate(pieces):
-            length = max(_SHORTEST, 1 << (len(shown.ids) - 1).bit_length())
-            lengths.setdefault(min(length, self.config.longest), []).append(i)
-        encode = _encode(self.config, self.depths)
-        for length, members in sorted(lengths.items()):
-            rows = max(1, _BATCH_PIECES // length)
-            for start in range(0, len(members), rows):
-                chosen = members[start : start + rows]
-                tokens, bounds = np.zeros((rows, length), np.int32), np.zeros((rows, 3), np.int32)
-                for row, i in enumerate(chosen):
-                    ids, *place = pieces[i]
-                    tokens[row, : len(ids)] = ids
-                    bounds[row] = (*place, len(ids))
-                found = encode(self.variables, tokens, bounds)
-                features[chosen] = np.asarray(found)[: len(chosen)]
-                on_texts(len(chosen))
-        return features
+        return encode_pieces(self.config, self._on_device, pieces, self.depths, on_texts)
+
+    @functools.cached_property
+    def _on_device(self) -> Any:
+        """The variables, moved once."""
+        import jax
+
+        return jax.device_put(self.variables)
 
 
 def open_text_encoder(name: str) -> TextEncoder:
@@ -179,6 +167,33 @@ def open_text_encoder(name: str) -> TextEncoder:
         name, digest.hexdigest(), config, folder, variables, context, min(depths, config.layers),
         tokenizer,
     )  # fmt: skip
+
+
+def encode_pieces(
+    config: BertConfig, variables: Mapping[str, Any], pieces: Sequence[Shown], depths: int,
+    on_texts: Callable[[int], None] = lambda count: None,
+) -> np.ndarray:  # fmt: skip
+    """f32[N, width]; see `TextEncoder.encode`."""
+    features = np.zeros((len(pieces), config.width * depths), np.float32)
+    # Texts of like length share a batch, so that few shapes are compiled and little is padded.
+    lengths: dict[int, list[int]] = {}
+    for i, shown in enumerate(pieces):
+        length = max(_SHORTEST, 1 << (len(shown.ids) - 1).bit_length())
+        lengths.setdefault(min(length, config.longest), []).append(i)
+    encode = _encode(config, depths)
+    for length, members in sorted(lengths.items()):
+        rows = max(1, _BATCH_PIECES // length)
+        for start in range(0, len(members), rows):
+            chosen = members[start : start + rows]
+            tokens, bounds = np.zeros((rows, length), np.int32), np.zeros((rows, 3), np.int32)
+            for row, i in enumerate(chosen):
+                ids, *place = pieces[i]
+                tokens[row, : len(ids)] = ids
+                bounds[row] = (*place, len(ids))
+            found = encode(variables, tokens, bounds)
+            features[chosen] = np.asarray(found)[: len(chosen)]
+            on_texts(len(chosen))
+    return features
 
 
 def reopen_text_encoder(known: Mapping[str, str]) -> TextEncoder:
