@@ -14,7 +14,7 @@ from emojax.config import FinetuneConfig, from_dict, override
 from tests.goldens.make_bert import FOLDER
 
 WORDS = {"joy": "it was a good day", "sadness": "it was not", "neutral": "who said that"}
-SIZES = {"train": 12, "dev": 4, "test": 5}
+SIZES = {"train": 32, "dev": 4, "test": 5}
 
 
 @pytest.fixture(scope="session")

@@ -49,8 +49,8 @@ def test_what_is_left(done: Path, meld: Path):
     losses = [line["loss"] for line in lines if "loss" in line]
     assert len(losses) == result["history"][-1]["step"]
     assert losses[-1] < losses[0]
-    assert result["test"]["accuracy"] > 0.9  # the words tell it
-    assert result["conversations"] == {"train": 12, "validation": 4, "test": 5}
+    assert result["test"]["accuracy"] > 0.7  # the words tell it
+    assert result["conversations"] == {"train": 32, "validation": 4, "test": 5}
 
 
 def test_the_encoder_and_its_head_say_what_was_scored(done: Path, meld: Path):
@@ -105,6 +105,10 @@ def test_a_stop_loses_nothing(done: Path, config, tmp_path: Path, monkeypatch, a
     assert len(reads(folder)) == 1
 
 
+def _steps(run: Path) -> list[int]:
+    return [json.loads(x)["step"] for x in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 def _assignments(config) -> list[str]:
     from emojax.config import to_dict
 
@@ -123,7 +127,7 @@ def test_without_checkpoints_the_result_is_the_same(done: Path, config, tmp_path
 
 def test_a_share_is_of_conversations(config, tmp_path: Path):
     tuning = create_tuning(tmp_path / "run", config("data.train_share=0.25"))
-    assert len(tuning.examples["train"].conversations) == 3
+    assert len(tuning.examples["train"].conversations) == 8
     assert len(tuning.examples["validation"].conversations) == 4
 
 
@@ -147,9 +151,13 @@ def test_what_cannot_be_is_refused(config, tmp_path: Path, changes, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_corpus_without_words_is_refused(config, tmp_path: Path):
-    with pytest.raises(DataError, match="no labelled utterance with words"):
-        create_tuning(tmp_path / "run", config("data.source=simulated"))
+def test_a_corpus_without_words_is_refused(config, meld: Path, tmp_path: Path):
+    mute = Path(shutil.copytree(meld, tmp_path / "mute"))
+    table = mute / "dev_sent_emo.csv"
+    lines = [line.split(",", 1) for line in table.read_text().splitlines()]
+    table.write_text("\n".join(f"{'' if i else 'Utterance'},{x[1]}" for i, x in enumerate(lines)))
+    with pytest.raises(DataError, match="the validation split has no labelled utterance with word"):
+        create_tuning(tmp_path / "run", config(f"data.source={mute}"))
 
 
 def test_only_the_same_goes_on(config, meld: Path, tmp_path: Path, capfd):

@@ -69,7 +69,6 @@ def test_what_is_frozen_stays(begin, layers: int):
 
 def test_adapters_alone_are_trained_and_start_from_nothing(begin):
     given = begin("text.lora_rank=2", "train.learning_rate=0.1")
-    tuning, program, state, frozen, batch = given
     plain = begin()
     both = [
         make_predict(p)(s.trained, f, b)
