@@ -21,6 +21,7 @@ eight at a time do all of it in some minutes. Measured: see README.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import fcntl
 import json
 import os
@@ -87,8 +88,15 @@ def score_of(line: Line, split: str) -> float:
     return (line["test"] if split == "test" else line["best"][split])["weighted_f1"]
 
 
+def name_of(config: FinetuneConfig) -> str:
+    """Of a fine-tuning, wherever its corpus and its encoder lie."""
+    data = dataclasses.replace(config.data, source="")
+    text = dataclasses.replace(config.text, encoder="minilm")
+    return digest(dataclasses.replace(config, data=data, text=text))
+
+
 class Results:
-    """The lines of OUT/results.jsonl, by the digest of their configs."""
+    """The lines of OUT/results.jsonl, by the names of their fine-tunings."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -100,7 +108,7 @@ class Results:
             return {}
         # A process that was killed may have left half a line, the last one.
         lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
-        return {line["digest"]: line for line in lines}
+        return {line["name"]: line for line in lines}
 
     def add(self, line: Line) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +142,7 @@ class Plan:
 
     def validation(self, found: dict[str, Line], variant: str, seeds: list[int]) -> float:
         """Mean weighted F1 of the selected epochs; -1 where a seed is not done."""
-        lines = [found.get(digest(self.config(variant, seed))) for seed in seeds]
+        lines = [found.get(name_of(self.config(variant, seed))) for seed in seeds]
         done = [score_of(line, "validation") for line in lines if line and "best" in line]
         return float(np.mean(done)) if len(done) == len(seeds) else -1.0
 
@@ -179,7 +187,7 @@ def work(plan: Plan, out: Path, folder: Path, *, until: float, search_until: flo
             if time.time() < end:
                 _do(config, results, out, folder, featured=featured)
         # What others are at belongs to what the next stage is chosen from.
-        wanted = {digest(config) for config in jobs}
+        wanted = {name_of(config) for config in jobs}
         while time.time() < end and not wanted <= results.read().keys():
             time.sleep(0.5)
 
@@ -187,15 +195,16 @@ def work(plan: Plan, out: Path, folder: Path, *, until: float, search_until: flo
 def _do(
     config: FinetuneConfig, results: Results, out: Path, folder: Path, *, featured: bool
 ) -> None:
-    name = digest(config)
+    name = name_of(config)
     run = folder / name
     if name not in results.read() and _claim(folder, name):
         began = time.time()
         try:
-            line = _finetuned(config, run) | {"wall_seconds": time.time() - began}
+            line = {"name": name, **_finetuned(config, run)}
+            line["wall_seconds"] = time.time() - began
         except Exception as error:  # the other fine-tunings go on; the line says what went wrong
             traceback.print_exc()
-            line = {"digest": name, "error": f"{type(error).__name__}: {error}"}
+            line = {"name": name, "error": f"{type(error).__name__}: {error}"}
         results.add(line)
     if featured and (run / "result.json").exists():
         _keep_features(config, run, out)
@@ -240,7 +249,7 @@ def _keep_features(config: FinetuneConfig, run: Path, out: Path) -> None:
         arrays[split] = encoder.encode(pieces).astype(np.float16)
     temporary = path.with_suffix(".part")
     with temporary.open("wb") as file:
-        np.savez_compressed(file, digest=np.array(digest(config)), **arrays)
+        np.savez_compressed(file, name=np.array(name_of(config)), **arrays)
     temporary.rename(path)
 
 
