@@ -10,7 +10,6 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from emojax.config import digest
 from emojax.config.finetune import FinetuneConfig
 from emojax.evaluate import plots
 from experiments.meld_text import (
@@ -22,6 +21,7 @@ from experiments.meld_text import (
     Line,
     Plan,
     Results,
+    name_of,
     score_of,
 )
 from experiments.sheet import Sheet, spread
@@ -64,10 +64,8 @@ def final(plan: Plan, found: Mapping[str, Line]) -> Sheet:
     chosen = plan.chosen(dict(found))
     lines = [_line(plan.config(chosen, seed), found) for seed in range(SEEDS)]
     done = [line for line in lines if line]
-    rows = [
-        [chosen, str(len(done)),
-         *(spread([100 * score_of(line, split) for line in done]) for split in ("validation", "test"))]
-    ]  # fmt: skip
+    scores = [spread([100 * score_of(x, split) for x in done]) for split in ("validation", "test")]
+    rows = [[chosen, str(len(done)), *scores]]
     note = "Weighted F1, %, mean ± sample deviation over seeds, epochs chosen on validation."
     if done:
         note += f" On {done[0]['device']}, {_of(lines, 'seconds')} s each."
@@ -167,7 +165,7 @@ def _curve(plan: Plan, found: Mapping[str, Line], variant: str) -> dict[float, l
 
 
 def _line(config: FinetuneConfig, found: Mapping[str, Line]) -> Line | None:
-    line = found.get(digest(config))
+    line = found.get(name_of(config))
     return line if line and "best" in line else None
 
 
