@@ -276,7 +276,7 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--validation-fraction", type=float, metavar="SHARE")
     prepare.add_argument(
         "--text-encoder", default="", metavar="NAME",
-        help='make text features from the transcripts: "minilm", or the folder of a BERT',
+        help='make text features from the transcripts: "minilm", or a folder of a BERT or RoBERTa',
     )  # fmt: skip
     prepare.add_argument("--skip-bad", action="store_true", help="set bad conversations aside")
     inspect = _command(data, "inspect", _data_inspect, "show what a corpus holds", "")
