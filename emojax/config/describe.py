@@ -8,9 +8,12 @@ import inspect
 import itertools
 import json
 import textwrap
+from collections.abc import Mapping
+from typing import Any
 
 from emojax.config.data import DataConfig
 from emojax.config.experiment import MODELS, MeshConfig
+from emojax.config.finetune import FinetuneConfig
 from emojax.config.train import TrainConfig
 from emojax.errors import ConfigError
 
@@ -20,11 +23,20 @@ def describe(model: str = "redifu") -> str:
     if model not in MODELS:
         raise ConfigError(f"there is no model {model!r}; known are {', '.join(MODELS)}")
     data = DataConfig(layout="padded") if model == "redifu_authors" else DataConfig()
+    return _document({
+        "data": data, "model": MODELS[model](), "train": TrainConfig(), "mesh": MeshConfig()
+    })  # fmt: skip
+
+
+def describe_finetuning() -> str:
+    """The same of fine-tuning a text encoder."""
+    config = FinetuneConfig()
+    return _document({"data": config.data, "text": config.text, "train": config.train})
+
+
+def _document(sections: Mapping[str, Any]) -> str:
     lines = []
-    for section, config in (
-        ("data", data), ("model", MODELS[model]()), ("train", TrainConfig()),
-        ("mesh", MeshConfig()),
-    ):  # fmt: skip
+    for section, config in sections.items():
         purpose = inspect.cleandoc(type(config).__doc__ or "").splitlines()
         lines += ["", *(f"# {line}" for line in purpose), f"[{section}]"]
         notes = _field_notes(type(config))

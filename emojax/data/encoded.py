@@ -7,12 +7,13 @@ much of them; a frozen encoder knows nothing of the corpus.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emojax.data.context import Shown
 from emojax.data.progress import progress
 from emojax.data.readers import Corpus, read_corpus
 from emojax.data.text_encoder import TextEncoder
@@ -41,11 +42,12 @@ def encode_text(corpus: Corpus, encoder: TextEncoder, *, skip_bad: bool = False)
       DataError: there is no transcript at all, or, unless skipped, one too long for the encoder.
     """
     skipped = list(corpus.skipped)
-    pieces: dict[tuple[str, int], list[list[int]]] = {}
+    pieces: dict[tuple[str, int], list[Shown]] = {}
+    names = corpus.signature.speakers
     for split, found in corpus.splits.items():
         for i, each in enumerate(found):
             try:
-                pieces[split, i] = _pieces(each, encoder, corpus.source)
+                pieces[split, i] = _pieces(each, encoder, names, corpus.source)
             except DataError as error:
                 if not skip_bad:
                     raise
@@ -75,15 +77,18 @@ def encode_text(corpus: Corpus, encoder: TextEncoder, *, skip_bad: bool = False)
     )
 
 
-def _pieces(conversation: Conversation, encoder: TextEncoder, file: Path) -> list[list[int]]:
+def _pieces(
+    conversation: Conversation, encoder: TextEncoder, names: Sequence[str], file: Path
+) -> list[Shown]:
     """Word pieces of the utterances that have words."""
-    pieces = encoder.pieces([words for words in conversation.transcript if words.strip()])
-    longest = max(map(len, pieces), default=0)
-    if longest > encoder.config.positions:
+    speakers = [names[who] for who in conversation.speaker]
+    pieces = encoder.read(conversation.transcript, speakers)
+    longest = max((len(shown.ids) for shown in pieces), default=0)
+    if longest > encoder.config.longest:
         raise DataError(
             f"an utterance of {longest} word pieces", file=file, conversation=conversation.id,
             field="transcript",
-            fix=f"{encoder.name} reads {encoder.config.positions}: split the utterance, or set the "
+            fix=f"{encoder.name} reads {encoder.config.longest}: split the utterance, or set the "
             "conversation aside with --skip-bad",
         )  # fmt: skip
     return pieces

@@ -24,7 +24,7 @@ from emojax.data.progress import progress
 from emojax.data.readers import Corpus, fingerprint
 from emojax.data.splits import OFFICIAL, check_rule
 from emojax.data.statistics import Statistics, spread
-from emojax.data.text_encoder import open_text_encoder
+from emojax.data.text_encoder import TextEncoder, open_text_encoder
 from emojax.errors import DataError
 from emojax.types import Conversation, Signature
 
@@ -151,7 +151,7 @@ def prepare(
     skip_bad: bool = False,
     split_rule: str = OFFICIAL,
     validation_fraction: float | None = None,
-    text_encoder: str = "",
+    text_encoder: str | TextEncoder = "",
 ) -> PreparedCorpus:
     """Reads, checks, splits and stores a corpus, or finds it stored already.
 
@@ -160,8 +160,8 @@ def prepare(
       data_dir: folder for prepared corpora; made if it is not there.
       skip_bad: set bad conversations aside in a list instead of stopping at the first.
       split_rule, validation_fraction: see `emojax.data.splits.make_splits`.
-      text_encoder: what makes the text features; "" keeps those of the source. See
-        `emojax.data.text_encoder`.
+      text_encoder: what makes the text features, open or by the name that
+        `emojax.data.text_encoder` opens; "" keeps those of the source.
 
     Raises:
       DataError: a source or an encoder that cannot be used, or a folder that cannot be written.
@@ -171,7 +171,9 @@ def prepare(
 
     check_rule(split_rule)
     digest = fingerprint(source)
-    encoder = open_text_encoder(text_encoder) if text_encoder else None
+    encoder = text_encoder or None
+    if isinstance(encoder, str):
+        encoder = open_text_encoder(encoder)
     config = config_name(
         digest,
         split_rule,

@@ -11,10 +11,10 @@ import numpy as np
 from emojax.data.pipeline import PackedBatch
 from emojax.errors import NonFiniteError
 from emojax.evaluate.metrics import score
+from emojax.train.halting import NEVER
 from emojax.train.log import MetricLog
 from emojax.train.progress import Progress
 from emojax.train.run import Run
-from emojax.train.step import NEVER
 from emojax.types import Prediction
 
 ADVICE = "A lower train.learning_rate or a train.clip_norm may help"

@@ -128,17 +128,24 @@ def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
 
 
 class Watch:
-    """A progress bar on a terminal, a line per epoch elsewhere, nothing if quiet."""
+    """A progress bar on a terminal, a line per epoch elsewhere, nothing if quiet.
 
-    def __init__(self, console: Console, *, epochs: int, steps: int, done: int, quiet: bool):
-        self._console, self._epochs, self._quiet = console, epochs, quiet
+    Args:
+      unit: what is counted; an epoch's record has them as `UNIT_per_second`.
+    """
+
+    def __init__(
+        self, console: Console, *, epochs: int, steps: int, done: int, quiet: bool,
+        unit: str = "conversations",
+    ):  # fmt: skip
+        self._console, self._epochs, self._quiet, self._unit = console, epochs, quiet, unit
         self._bar: Progress | None = None
         self._task = TaskID(0)
         if console.is_terminal and not quiet:
             columns = (
                 TextColumn("epoch {task.fields[epoch]}"), BarColumn(),
                 TextColumn("loss {task.fields[loss]}  validation {task.fields[score]}  "
-                           "{task.fields[rate]} conversations/s"),
+                           f"{{task.fields[rate]}} {unit}/s"),
                 TimeRemainingColumn(),
             )  # fmt: skip
             self._bar = Progress(*columns, console=console, transient=True)
@@ -163,7 +170,7 @@ class Watch:
             (self._bar.console if self._bar else self._console).print(
                 f"epoch {record['epoch'] + 1:3d}/{self._epochs}  loss {record['train_loss']:.4f}  "
                 f"validation {metric} {score:.4f}{' *' if best else '  '}  "
-                f"{record['conversations_per_second']:,.0f} conversations/s",
+                f"{record[f'{self._unit}_per_second']:,.0f} {self._unit}/s",
                 highlight=False, soft_wrap=True,
             )  # fmt: skip
 

@@ -23,6 +23,7 @@ from emojax.dist.compiler import return_memory_after_compiling
 from emojax.dist.mesh import key_everywhere, mesh_here, put_batch
 from emojax.errors import NonFiniteError
 from emojax.evaluate.predict import make_predict, predict_split
+from emojax.train.alone import alone
 from emojax.train.books import ADVICE, Books
 from emojax.train.checkpoint import Checkpoints
 from emojax.train.interruption import Interrupted, Sigterm
@@ -32,7 +33,7 @@ from emojax.train.optimiser import build_optimiser, build_schedule
 from emojax.train.profile import Profiler
 from emojax.train.progress import Progress, forget_peak_memory
 from emojax.train.reads import count_read
-from emojax.train.run import Run, alone
+from emojax.train.run import Run
 from emojax.train.step import TrainState, make_initial_state, make_train_step
 from emojax.types import Batch, Prediction
 

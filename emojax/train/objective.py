@@ -10,6 +10,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from emojax.config import TrainConfig
+from emojax.config.finetune import TuneConfig
 from emojax.config.swept import off
 from emojax.models.output import Output
 from emojax.ops.losses import summed_cross_entropy, summed_distillation
@@ -18,7 +19,7 @@ from emojax.types import MODALITIES
 TINY = float(np.finfo(np.float32).tiny)
 
 
-def class_weights(config: TrainConfig, counts: np.ndarray) -> np.ndarray | None:
+def class_weights(config: TrainConfig | TuneConfig, counts: np.ndarray) -> np.ndarray | None:
     """f32[C] weights from the training split's label counts, with mean 1 over its utterances.
 
     A class that training never shows keeps weight 1: it has no share to invert.

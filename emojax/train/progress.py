@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from emojax.config import TrainConfig
+from emojax.config.finetune import TuneConfig
 from emojax.evaluate.metrics import Scores
 
 
-def better(config: TrainConfig, value: float, than: float) -> bool:
+def better(config: TrainConfig | TuneConfig, value: float, than: float) -> bool:
     """Whether a validation score beats another; of equals the earlier epoch stays."""
     return value < than if config.select == "nll" else value > than
 
@@ -72,8 +73,8 @@ class Progress:
             "epoch": len(self.history),
             "step": step,
             "train_loss": self.loss_sum / max(self.loss_count, 1),
-            "validation": _told(scores),
-            **({} if test is None else {"test": _told(test)}),
+            "validation": told(scores),
+            **({} if test is None else {"test": told(test)}),
             "seconds": seconds,
             "conversations_per_second": conversations / seconds,
         }  # fmt: skip
@@ -96,7 +97,7 @@ class Progress:
         self.peak_memory = max(self.peak_memory, _peak_memory())
 
 
-def _told(scores: Scores) -> dict[str, float]:
+def told(scores: Scores) -> dict[str, float]:
     names = "accuracy", "weighted_f1", "macro_f1", "nll", "ece"
     return {name: getattr(scores, name) for name in names}
 

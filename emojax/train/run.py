@@ -10,10 +10,9 @@ report/           what `emojax evaluate` writes
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,27 +87,6 @@ class Run:
             fitted = self.corpus.statistics
             return statistics(fitted.mean, fitted.deviation)
         return identity_statistics(self.corpus.signature.widths)
-
-
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Nobody else trains in this folder meanwhile; where a file system has no locks, who knows.
-
-    Raises:
-      ConfigError: somebody does.
-    """
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError, ImportError):
-            import fcntl
-
-            file = stack.enter_context((folder / ".lock").open("a"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(
-                    f"{folder} is being trained by another process. Wait for it or stop it first"
-                ) from None
-        yield
 
 
 def create_run(folder: Path, config: Config) -> Run:

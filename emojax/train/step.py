@@ -23,10 +23,9 @@ from emojax.dist.rules import placement, replicated, tree_shardings
 from emojax.nn.layers import identity_statistics
 from emojax.nn.sharding import named_axes, sharded
 from emojax.train.accumulate import accumulated
+from emojax.train.halting import NEVER
 from emojax.train.objective import objective
 from emojax.types import Batch
-
-NEVER = -1
 
 
 @struct.dataclass

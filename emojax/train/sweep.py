@@ -29,6 +29,7 @@ from emojax.dist.compiler import return_memory_after_compiling
 from emojax.errors import CheckpointError, ConfigError, NonFiniteError
 from emojax.evaluate.predict import predictions_of
 from emojax.files import write_atomically
+from emojax.train.alone import alone
 from emojax.train.books import ADVICE, Books
 from emojax.train.checkpoint import Checkpoints
 from emojax.train.interruption import Interrupted, Sigterm
@@ -38,7 +39,7 @@ from emojax.train.loop import IN_FLIGHT
 from emojax.train.objective import class_weights
 from emojax.train.progress import Progress, forget_peak_memory
 from emojax.train.reads import count_read
-from emojax.train.run import LAST, Run, alone
+from emojax.train.run import LAST, Run
 from emojax.train.step import TrainState
 from emojax.types import Prediction
 

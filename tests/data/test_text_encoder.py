@@ -8,16 +8,23 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from emojax.data import text_encoder
+from emojax.data.context import Context
 from emojax.data.encoded import encode_text
 from emojax.data.prepare import prepare
 from emojax.data.readers import read_corpus
 from emojax.data.text_encoder import open_text_encoder, reopen_text_encoder
+from emojax.data.text_folder import OURS, write_folder
 from emojax.errors import ConfigError, DataError
+from emojax.nn.encoders.bert import BertEncoder, mean_over
+from emojax.ops.losses import cross_entropy
+from tests.goldens import make_roberta
 from tests.goldens.make_bert import FOLDER, TEXTS
 from tests.tiny_run import emojax
 
@@ -41,13 +48,146 @@ def mosi(shared: Path):
     return dataclasses.replace(corpus, splits={k: v[:3] for k, v in corpus.splits.items()})
 
 
+def states_of(encoder, tokens, present, rngs=None, **options):
+    """Hidden states of an encoder's model built with these options."""
+    model = BertEncoder(encoder.config, **options)
+    return jax.jit(model.apply)(encoder.variables, tokens, present, rngs=rngs)
+
+
+@pytest.fixture(scope="module")
+def roberta():
+    return open_text_encoder(str(make_roberta.FOLDER))
+
+
 @pytest.mark.parametrize("together", [True, False])
-def test_a_small_bert_is_that_of_transformers(encoder, together: bool):
-    expected = np.load(EXPECTED)["small"]
+@pytest.mark.parametrize("folder", [FOLDER, make_roberta.FOLDER], ids=["bert", "roberta"])
+def test_small_encoders_are_those_of_transformers(folder: Path, together: bool):
+    encoder = open_text_encoder(str(folder))
+    expected = np.load(folder / "expected.npz")["small"]
     groups = [TEXTS] if together else [[text] for text in TEXTS]
     found = np.concatenate([encoder.encode(encoder.pieces(texts)) for texts in groups])
     assert found.shape == expected.shape == (len(TEXTS), encoder.width)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def batch(roberta):
+    """Tokens and presence of `make_roberta.CONTEXT`, and what was found of it."""
+    known = np.load(make_roberta.FOLDER / "expected.npz")
+    pieces = [shown.ids for shown in roberta.pieces(make_roberta.CONTEXT)]
+    assert [len(ids) for ids in pieces] == known["lengths"].tolist()
+    tokens = np.zeros((len(pieces), max(map(len, pieces)) + 3), np.int32)
+    for row, ids in zip(tokens, pieces, strict=True):
+        row[: len(ids)] = ids
+    present = np.arange(tokens.shape[1]) < known["lengths"][:, None]
+    return jnp.asarray(tokens), jnp.asarray(present), known
+
+
+def test_a_padded_batch_is_that_of_transformers(roberta, batch):
+    tokens, present, known = batch
+    last = states_of(roberta, tokens, present)[-1]
+    found = np.where(present[..., None], last, 0)[:, : known["last"].shape[1]]
+    np.testing.assert_allclose(found, known["last"], rtol=0, atol=1e-5)
+
+
+def test_gradients_are_those_of_torch(roberta, batch):
+    tokens, present, known = batch
+    inner = present & (tokens > 2)
+
+    def loss_of(variables):
+        states = BertEncoder(roberta.config).apply(variables, tokens, present)
+        logits = mean_over(states[-1:], inner) @ known["head"]
+        return cross_entropy(logits, jnp.array(make_roberta.LABELS))
+
+    found = jax.jit(jax.grad(loss_of))(roberta.variables)["params"]
+    theirs = {
+        "embeddings.word_embeddings.weight": found["words"],
+        "embeddings.position_embeddings.weight": found["positions"],
+        "encoder.layer.0.attention.self.query.weight": found["layer_0"]["query"]["kernel"].T,
+        "encoder.layer.2.attention.output.LayerNorm.weight": found["layer_2"]["attention_norm"][
+            "scale"
+        ],
+        "encoder.layer.4.output.dense.bias": found["layer_4"]["output"]["bias"],
+    }
+    for name in make_roberta.GRADIENTS:
+        assert abs(known[name]).max() > 1e-3
+        np.testing.assert_allclose(theirs[name], known[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_bf16_is_near(roberta, batch):
+    tokens, present, known = batch
+    states = states_of(roberta, tokens, present, dtype=jnp.bfloat16)
+    assert {state.dtype for state in states} == {jnp.dtype("bfloat16")}
+    found = mean_over(states[-1:], present)
+    exact = mean_over([jnp.asarray(known["last"])], present[:, : known["last"].shape[1]])
+    np.testing.assert_allclose(found, exact, atol=0.15)
+
+
+def test_dropout_needs_a_key_and_is_drawn_from_it(roberta, batch):
+    tokens, present, _ = batch
+
+    def last(seed):
+        rngs = None if seed is None else {"dropout": jax.random.key(seed)}
+        return np.asarray(states_of(roberta, tokens, present, rngs, dropout=0.3)[-1])
+
+    still = states_of(roberta, tokens, present)[-1]
+    np.testing.assert_array_equal(last(None), still)
+    np.testing.assert_array_equal(last(1), last(1))
+    assert np.abs(last(1) - last(2)).max() > 0.1
+
+
+@pytest.mark.parametrize("folder", [FOLDER, make_roberta.FOLDER], ids=["bert", "roberta"])
+def test_a_written_folder_is_read_back_and_by_transformers(folder: Path, tmp_path: Path):
+    encoder, context = open_text_encoder(str(folder)), Context(2, 24, True)
+    changed = jax.tree.map(lambda x: x + 0.01, encoder.variables)
+    for _ in range(2):  # what stood there before goes
+        write_folder(tmp_path / "new", folder, changed, context, depths=2)
+    assert [each.name for each in tmp_path.iterdir()] == ["new"]
+    found = open_text_encoder(str(tmp_path / "new"))
+    assert (found.context, found.depths, found.width) == (context, 2, 32)
+    assert found.fingerprint != encoder.fingerprint
+    jax.tree.map(np.testing.assert_array_equal, found.variables, changed)
+
+    transformers = pytest.importorskip("transformers", reason="it reads what was written")
+    torch = pytest.importorskip("torch")
+    theirs = transformers.AutoModel.from_pretrained(tmp_path / "new").eval()
+    ids = found.pieces(["It was a good day."])[0].ids
+    with torch.no_grad():
+        last = theirs(torch.tensor([ids])).last_hidden_state.numpy()
+    ours = states_of(found, jnp.array([ids]), jnp.ones((1, len(ids)), bool))
+    np.testing.assert_allclose(ours[-1], last, rtol=0, atol=1e-5)
+
+
+def test_context_is_read_as_it_was_trained(encoder, tmp_path: Path):
+    """Features of an utterance are means over its own pieces, seen behind those before it."""
+    transcript, speakers = ["a good day", " ", "it was not"], ["Ann", "Ann", "it"]
+    write_folder(tmp_path / "new", FOLDER, encoder.variables, Context(2, 24, True), depths=1)
+    found = open_text_encoder(str(tmp_path / "new"))
+    first, second = found.read(transcript, speakers)
+    words = found._tokenizer.decode(second.ids, skip_special_tokens=False)
+    assert words == "[CLS] [UNK] [UNK] a good day [SEP] it [UNK] it was not [SEP]"
+    assert found._tokenizer.decode(second.ids[second.start : second.stop]) == "it [UNK] it was not"
+    states = states_of(found, jnp.array([second.ids]), jnp.ones((1, len(second.ids)), bool))
+    expected = np.asarray(states[-1])[0, second.start : second.stop].mean(0)
+    features = found.encode([first, second])
+    np.testing.assert_allclose(features[1], expected, rtol=0, atol=1e-5)
+    # Nothing that comes later has any influence.
+    np.testing.assert_array_equal(features[0], found.encode(found.read(transcript[:1], ["Ann"]))[0])
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", '{"turns": 1}', '{"turns": -1, "tokens": 64, "speakers": true, "depths": 1}',
+     '{"turns": 1, "tokens": true, "speakers": true, "depths": 1}',
+     '{"turns": 1, "tokens": 64, "speakers": 1, "depths": 1}',
+     '{"turns": 1, "tokens": 64, "speakers": true, "depths": 0}',
+     '{"turns": 1, "tokens": 1000, "speakers": true, "depths": 1}'],
+)  # fmt: skip
+def test_a_context_that_cannot_be(copy: Path, content: str):
+    (copy / OURS).write_text(content)
+    with pytest.raises(DataError) as raised:
+        open_text_encoder(str(copy))
+    assert raised.value.file == str(copy / OURS)
 
 
 def test_minilm_is_that_of_transformers():
@@ -145,7 +285,9 @@ def test_damaged_files_are_named(copy: Path, file: str, damage: str):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "roberta"}, "a roberta with gelu"),
+        ({"model_type": "distilbert"}, "a distilbert with gelu"),
+        ({"model_type": "roberta", "pad_token_id": 10**6}, "not the description of a BERT"),
+        ({"model_type": "roberta", "pad_token_id": "a"}, "not the description of a BERT"),
         ({"hidden_act": "relu"}, "with relu"),
         ({"position_embedding_type": "relative_key"}, "relative_key positions"),
         ({"num_attention_heads": 3}, "3 heads do not divide 16"),

@@ -64,12 +64,12 @@ def main() -> None:
     theirs = AutoTokenizer.from_pretrained(minilm)
     np.savez_compressed(
         FOLDER / "expected.npz",
-        small=_features(small, lambda text: tokenizer.encode(text).ids),
-        minilm=_features(AutoModel.from_pretrained(minilm).eval(), lambda t: theirs(t).input_ids),
+        small=features(small, lambda text: tokenizer.encode(text).ids),
+        minilm=features(AutoModel.from_pretrained(minilm).eval(), lambda t: theirs(t).input_ids),
     )
 
 
-def _features(model, pieces) -> np.ndarray:
+def features(model, pieces) -> np.ndarray:
     import torch
 
     rows = []

@@ -18,11 +18,12 @@ from emojax.evaluate.metrics import score
 from emojax.evaluate.predict import make_predict, predict_split
 from emojax.train import loop
 from emojax.train.checkpoint import Checkpoints
+from emojax.train.halting import NEVER
 from emojax.train.loop import train
 from emojax.train.optimiser import build_optimiser, build_schedule
 from emojax.train.progress import better
 from emojax.train.run import create_run, open_run
-from emojax.train.step import NEVER, make_initial_state, make_train_step
+from emojax.train.step import make_initial_state, make_train_step
 from tests.data.conftest import make_tuple
 from tests.train.runs import bits, cli, complete, config, log_lines, train_state
 

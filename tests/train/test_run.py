@@ -10,7 +10,8 @@ import pytest
 
 from emojax.data.prepare import open_prepared
 from emojax.errors import CheckpointError, ConfigError, DataError
-from emojax.train.run import alone, create_run, open_run, read_run
+from emojax.train.alone import alone
+from emojax.train.run import create_run, open_run, read_run
 from tests.train.runs import VARIANTS, cli, cli_until, complete, config, outcome, settings
 
 

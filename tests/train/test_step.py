@@ -14,9 +14,10 @@ import pytest
 from emojax.config import RedifuConfig, TrainConfig
 from emojax.models.registry import build
 from emojax.nn.layers import identity_statistics
+from emojax.train.halting import NEVER
 from emojax.train.objective import objective
 from emojax.train.optimiser import build_optimiser, build_schedule
-from emojax.train.step import NEVER, make_initial_state, make_train_step
+from emojax.train.step import make_initial_state, make_train_step
 from tests.batches import SIGNATURE, pack, random_conversation
 from tests.train.runs import bits
 

@@ -1,7 +1,7 @@
 """MELD's published CSV tables: words, speakers, emotions; no audio or video.
 
-Audio and visual are one column of zeros that is never present. Text is a stand-in until text
-encoders land: the words and pairs of neighbouring words of an utterance, hashed with signs into
+Audio and visual are one column of zeros that is never present. Text is what needs no encoder
+(`data.text_encoder` is better): the words and pairs of neighbouring words, hashed with signs into
 `WIDTH` columns ("hashing trick", Weinberger et al. 2009) and scaled to length 1. Nothing is
 fitted, so nothing of validation or test can leak into it.
 """

@@ -1,11 +1,14 @@
 """BERT (arXiv:1810.04805), the text encoder behind MiniLM and most sentence embeddings.
 
-T is the number of word pieces of a text, N a number of texts.
+RoBERTa (arXiv:1907.11692) is the same network with one kind of token and its positions numbered
+from `first_position`. T is the number of word pieces of a text, N a number of texts.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,7 +16,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from emojax.nn.layers import LayerNorm, dense
+from emojax.nn.layers import Dropout, LayerNorm, dense, dropout_key
+from emojax.ops.random import dropout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +29,10 @@ class BertConfig:
       width: D; heads must divide it.
       layers, heads: of the Transformer.
       feed_forward: width inside the feed-forward blocks.
-      positions: most word pieces of a text.
+      positions: rows of the table of positions.
       kinds: token types; a single text is of the first.
       epsilon: of the layer norms.
+      first_position: row of the table that the first word piece takes, 0 but in RoBERTa.
     """
 
     vocabulary: int
@@ -38,17 +43,39 @@ class BertConfig:
     positions: int
     kinds: int
     epsilon: float
+    first_position: int = 0
+
+    @property
+    def longest(self) -> int:
+        """Most word pieces of a text."""
+        return self.positions - self.first_position
 
 
 class BertEncoder(nn.Module):
-    """Word pieces to hidden states of every depth, the embeddings' first."""
+    """Word pieces to hidden states of every depth, the embeddings' first.
+
+    Attributes:
+      dropout: of the embeddings, of attention maps and behind every block, as in the paper; only
+        with a `dropout` key.
+      dtype: of the layers' arithmetic; parameters, norms and softmaxes are fp32.
+    """
 
     config: BertConfig
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
-        self, tokens: Int[Array, "N T"], present: Bool[Array, "N T"]
-    ) -> Float[Array, "N T depths D"]:
+        self,
+        tokens: Int[Array, "N T"],
+        present: Bool[Array, "N T"],
+        kinds: Int[Array, "N T"] | None = None,
+    ) -> list[Float[Array, "N T D"]]:
+        """The texts' word pieces come first in their rows, padding behind them.
+
+        Args:
+          kinds: of each word piece; None is the first for all.
+        """
         c = self.config
 
         def table(size: int, name: str) -> Array:
@@ -56,17 +83,23 @@ class BertEncoder(nn.Module):
             return self.param(name, init, (size, c.width), jnp.float32)
 
         x = table(c.vocabulary, "words")[tokens]
-        x += table(c.positions, "positions")[: tokens.shape[1]] + table(c.kinds, "kinds")[0]
-        states = [LayerNorm(c.epsilon, name="norm")(x)]
+        first = c.first_position
+        of_kinds = table(c.kinds, "kinds")
+        x += table(c.positions, "positions")[first : first + tokens.shape[1]]
+        x += of_kinds[0] if kinds is None else of_kinds[kinds]
+        x = LayerNorm(c.epsilon, name="norm")(x).astype(self.dtype)
+        states = [Dropout(self.dropout)(x)]
         for depth in range(c.layers):
-            states.append(BertLayer(c, name=f"layer_{depth}")(states[-1], present))
-        return jnp.stack(states, axis=2)
+            layer = BertLayer(c, self.dropout, name=f"layer_{depth}")
+            states.append(layer(states[-1], present))
+        return states
 
 
 class BertLayer(nn.Module):
     """Attention and feed-forward, each added and then normalised."""
 
     config: BertConfig
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(
@@ -78,18 +111,25 @@ class BertLayer(nn.Module):
         )
         # A row of padding alone attends to its padding: finite, and nobody reads it.
         seen = present | ~present.any(-1, keepdims=True)
-        found = jax.nn.dot_product_attention(query, key, value, mask=seen[:, None, None])
-        x = LayerNorm(c.epsilon, name="attention_norm")(
-            x + dense(c.width, x.dtype, "attention_output")(found.reshape(x.shape))
-        )
+        scores = jnp.einsum("nqhd,nkhd->nhqk", query, key) * query.shape[-1] ** -0.5
+        scores = jnp.where(seen[:, None, None], scores.astype(jnp.float32), -jnp.inf)
+        weights = jax.nn.softmax(scores).astype(x.dtype)
+        if (drawn := dropout_key(self, self.dropout)) is not None:
+            weights = dropout(weights, self.dropout, drawn)
+        found = jnp.einsum("nhqk,nkhd->nqhd", weights, value).reshape(x.shape)
+        found = dense(c.width, x.dtype, "attention_output")(found)
+        x = LayerNorm(c.epsilon, name="attention_norm")(x + Dropout(self.dropout)(found))
         hidden = jax.nn.gelu(dense(c.feed_forward, x.dtype, "hidden")(x), approximate=False)
-        return LayerNorm(c.epsilon, name="norm")(x + dense(c.width, x.dtype, "output")(hidden))
+        found = dense(c.width, x.dtype, "output")(hidden)
+        return LayerNorm(c.epsilon, name="norm")(x + Dropout(self.dropout)(found))
 
 
-def mean_of_last(
-    states: Float[Array, "N T depths D"], present: Bool[Array, "N T"], depths: int
+def mean_over(
+    states: Sequence[Float[Array, "N T D"]], chosen: Bool[Array, "N T"]
 ) -> Float[Array, "N features"]:
-    """Means over a text's word pieces of the last `depths` hidden states, side by side."""
-    weight = present[:, :, None, None] / jnp.maximum(present.sum(-1), 1)[:, None, None, None]
-    means = (states[:, :, -depths:] * weight).sum(1)
-    return means.reshape(len(means), -1)
+    """Means of hidden states over the chosen word pieces, those of each depth side by side."""
+    weight = chosen / jnp.maximum(chosen.sum(-1, keepdims=True), 1)
+    # fp32 sums whatever the states are.
+    return jnp.concatenate(
+        [jnp.einsum("nt,ntd->nd", weight, state.astype(jnp.float32)) for state in states], -1
+    )

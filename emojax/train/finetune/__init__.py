@@ -1,0 +1,1 @@
+"""Fine-tuning of a text encoder on the transcripts of a corpus."""
