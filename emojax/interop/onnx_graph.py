@@ -122,7 +122,7 @@ class Graph:
         return self.node("Concat", *map(self.size, sizes), axis=0)
 
     def size(self, size: Any) -> str:
-        """i64[1] of a size; a symbolic one is written as a sum of products, such as L - 1."""
+        """i64[1] of a size; a symbolic one is written as JAX does, such as (L + 15) // 16 - 1."""
 
         def part(tree: Any) -> str:
             if isinstance(tree, ast.Name):
@@ -130,6 +130,16 @@ class Graph:
                 return self.node("Shape", name, start=axis, end=axis + 1)
             if isinstance(tree, ast.BinOp) and type(tree.op) in _BETWEEN:
                 return self.node(_BETWEEN[type(tree.op)], part(tree.left), part(tree.right))
+            if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.USub):
+                return self.node("Sub", part(ast.Constant(0)), part(tree.operand))
+            if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name):
+                whole, by = map(part, tree.args)
+                left = self.node("Mod", whole, by)
+                if tree.func.id == "mod":
+                    return left
+                if tree.func.id == "floordiv":
+                    # Division alone would round negative numbers up.
+                    return self.node("Div", self.node("Sub", whole, left), by)
             return self.constant([ast.literal_eval(tree)], np.int64)
 
         return part(ast.parse(str(size), mode="eval").body)
