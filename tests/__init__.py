@@ -5,3 +5,5 @@ QUICK = (
     "--xla_cpu_use_fusion_emitters=false"
 )
 """What XLA is told: tests compile hundreds of programs that run for a millisecond each."""
+SHARED = 0.1
+"""Seconds of compilation from which a program is kept for the other processes of the tests."""

@@ -11,11 +11,10 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from rich.console import Console
 
@@ -23,11 +22,10 @@ from emojax import __version__
 from emojax.config import to_dict
 from emojax.errors import ConfigError, DataError
 from emojax.files import write_atomically
-from emojax.interop.serving import serve
 from emojax.interop.weights import Weights
 from emojax.serve.formats import FORMATS, Exported
 from emojax.serve.pretrained import weights_of
-from emojax.serve.trial import AHEAD, Case, cases, change_by_the_future, try_out
+from emojax.serve.trial import AHEAD, Case, Served, cases, change_by_the_future, reference, try_out
 from emojax.train.run import Run, open_run
 from emojax.types import MODALITIES
 
@@ -52,12 +50,13 @@ def export_run(
     """
     weights, run = weights_of(run_folder), open_run(run_folder)
     with _finished_or_not(out) as folder:
-        ours = jax.jit(serve(weights.build(), jax.device_put(dict(weights.variables))))
-        if causal:
-            _refuse_who_looks_ahead(run, weights, ours)
+        tried = cases(run)
+        ours = reference(weights, tried)
+        if causal and (change := change_by_the_future(ours, tried)) > AHEAD:
+            raise _looks_ahead(run, change)
         exported = FORMATS[format](weights, folder, quantize)
-        _write_beside(folder, weights, cases(run)[0], ours)
-        card = try_out(run, weights, exported, ours, console)
+        _write_beside(folder, weights, tried[0], ours)
+        card = try_out(run, tried, exported, ours, console)
         cannot = list(exported.cannot)
         if card["change_by_the_future"] > AHEAD:
             if causal:
@@ -80,14 +79,11 @@ def export_run(
     return card
 
 
-def _refuse_who_looks_ahead(run: Run, weights: Weights, ours: Callable[..., Any]) -> None:
-    change = change_by_the_future(lambda arrays: ours(*arrays.values())[0], cases(run))
-    if change <= AHEAD:
-        return
+def _looks_ahead(run: Run, change: float) -> ConfigError:
     way = "Train one with --set model.causal=true"
-    if weights.config.name == "redifu_authors":
+    if run.config.model.name == "redifu_authors":
         way = "As published it always does; train redifu with --set model.causal=true"
-    raise ConfigError(
+    return ConfigError(
         f"{run.folder} looks ahead: what comes later changes a probability by {change:.1e}. {way}"
     )
 
@@ -112,11 +108,10 @@ def _finished_or_not(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write_beside(folder: Path, weights: Weights, example: Case, ours: Callable[..., Any]) -> None:
+def _write_beside(folder: Path, weights: Weights, example: Case, ours: Served) -> None:
     """The example with what is to come out, and the names behind the numbers."""
     arrays = example.arrays
-    probability = ours(*arrays.values())[0]
-    np.savez_compressed(folder / "example.npz", **arrays, probability=np.asarray(probability))  # type: ignore[arg-type]
+    np.savez_compressed(folder / "example.npz", **arrays, probability=ours(arrays))  # type: ignore[arg-type]
     signature = weights.signature
     names = {
         "labels": signature.labels, "speakers": signature.speakers,

@@ -30,6 +30,7 @@ class Exported:
       cannot: what it cannot do, a sentence each.
       usage: how it is run, for the card.
       quantised: whether it may differ from JAX by more than rounding.
+      compiles: whether the runtime compiles it anew for each shape, which takes seconds.
       files: all that hold them, where there are several.
       finish: told the run and the card when all went well; writes what depends on them.
     """
@@ -40,6 +41,7 @@ class Exported:
     cannot: Sequence[str]
     usage: str
     quantised: bool = False
+    compiles: bool = False
     files: Sequence[Path] = ()
     finish: Callable[[Run, Mapping[str, Any]], None] | None = None
 
@@ -184,6 +186,7 @@ def stablehlo(weights: Weights, folder: Path, quantize: str | None) -> Exported:
         'example = dict(np.load("example.npz"))\nexpected = example.pop("probability")\n'
         'program = jax.export.deserialize(open("model.stablehlo", "rb").read())\n'
         "print(abs(program.call(*example.values())[0] - expected).max())\n```",
+        compiles=True,
     )  # fmt: skip
 
 

@@ -12,17 +12,18 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from emojax.config import RedifuAuthorsConfig
 from emojax.data.packing import BatchPlan
 from emojax.data.pipeline import collate
 from emojax.errors import DataError
 from emojax.evaluate.metrics import score
-from emojax.evaluate.predict import make_predict, predict_split
-from emojax.interop.serving import INPUTS
+from emojax.interop.serving import INPUTS, serve
 from emojax.interop.weights import Weights
-from emojax.serve.formats import Exported
+from emojax.serve.formats import Arrays, Exported
 from emojax.train.run import Run
 from emojax.types import MODALITIES, Batch, Conversation, Prediction
+
+Served = Callable[[Arrays], Any]
+"""Inputs by name, [B, L, ...], to probability [B, L, C]."""
 
 TOLERANCE = 1e-4
 """Largest difference of a probability from JAX's that an export may show."""
@@ -86,8 +87,27 @@ def cases(run: Run) -> list[Case]:
     return found
 
 
+def in_one_shape(call: Served, rows: int, length: int) -> Served:
+    """The same function, called with rows and columns added: what is compiled is so once."""
+
+    def padded(arrays: Arrays) -> np.ndarray:
+        given = arrays["segment"].shape
+        spare = [(0, rows - given[0]), (0, length - given[1])]
+        wide = {n: np.pad(x, spare + [(0, 0)] * (x.ndim - 2)) for n, x in arrays.items()}
+        return np.asarray(call(wide))[: given[0], : given[1]]
+
+    return padded
+
+
+def reference(weights: Weights, cases: Sequence[Case]) -> Served:
+    """What JAX says, in one shape that holds every case."""
+    function = jax.jit(serve(weights.build(), jax.device_put(dict(weights.variables))))
+    rows, length = np.max([case.batch.segment.shape for case in cases], 0)
+    return in_one_shape(lambda arrays: function(*arrays.values())[0], rows, length)
+
+
 def try_out(
-    run: Run, weights: Weights, exported: Exported, ours: Callable[..., Any], console: Console
+    run: Run, cases: Sequence[Case], exported: Exported, ours: Served, console: Console
 ) -> dict[str, Any]:
     """Run it on real validation conversations, beside `ours`, which is JAX's.
 
@@ -95,9 +115,9 @@ def try_out(
       DataError: it says something else.
     """
     differences, quantised = {}, exported.quantised
-    for case in track(cases(run), "Trying out", console=console, transient=True):
+    for case in track(cases, "Trying out", console=console, transient=True):
         arrays = case.arrays
-        expected = np.asarray(ours(*arrays.values())[0])
+        expected = ours(arrays)
         found = np.asarray(exported.run(arrays))
         real = arrays["segment"] > 0
         if found.shape != expected.shape or not np.isfinite(found[real]).all():
@@ -111,7 +131,7 @@ def try_out(
             f"the export is off by {largest:.1e} ({worst}); {TOLERANCE:.0e} is the most",
             file=exported.model, fix="Nothing was exported. Please report it",
         )  # fmt: skip
-    before, after = _scores(run, weights, exported, console)
+    before, after = _scores(run, exported, ours, console)
     if quantised and after < before - QUANTISED_LOSS:
         raise DataError(
             f"quantised, the weighted F1 falls from {before:.4f} to {after:.4f}",
@@ -119,16 +139,14 @@ def try_out(
         )  # fmt: skip
     return {
         "differences": differences, "largest_difference": largest,
-        "change_by_the_future": change_by_the_future(exported.run, cases(run)),
+        "change_by_the_future": change_by_the_future(exported.run, cases),
         "validation_weighted_f1": {"jax": before, "exported": after},
-        "latency_ms": latency(exported.run, cases(run)[0].arrays),
-        "utterances_of_latency": int(cases(run)[0].batch.segment.shape[1]),
+        "latency_ms": latency(exported.run, cases[0].arrays),
+        "utterances_of_latency": int(cases[0].batch.segment.shape[1]),
     }  # fmt: skip
 
 
-def change_by_the_future(
-    run: Callable[[dict[str, np.ndarray]], Any], cases: Sequence[Case]
-) -> float:
+def change_by_the_future(run: Served, cases: Sequence[Case]) -> float:
     """Largest change of a probability in the first half of any conversation when the second is
     another one (features, modalities and speakers), or is cut off."""
     draw, largest = np.random.default_rng(0), 0.0
@@ -154,28 +172,30 @@ def change_by_the_future(
     return largest
 
 
-def _scores(
-    run: Run, weights: Weights, exported: Exported, console: Console
-) -> tuple[float, float]:
+def _scores(run: Run, exported: Exported, ours: Served, console: Console) -> tuple[float, float]:
     """Weighted F1 on validation, JAX's and the export's, conversation by conversation."""
-    predict = make_predict(run.model, explain=False)
-    said = predict_split(
-        predict, jax.device_put(dict(weights.variables)), run.batches("validation")
-    )
-    records, classes = run.corpus.split("validation"), len(weights.signature.labels)
-    extent = isinstance(weights.config, RedifuAuthorsConfig)
-    again: list[Prediction] = []
-    for i in track(range(len(said)), "Scoring", console=console, transient=True):
-        length = len(records[i])
-        plan = BatchPlan(length, ((0,),), extent=length if extent else None)
-        batch = collate(plan, [records[i]], weights.signature.widths)
-        found = np.asarray(exported.run(Case("", batch).arrays), np.float64)[0]
-        again.append(dataclasses.replace(said[i], probability=found / found.sum(-1, keepdims=True)))
-    before, after = (score(each, classes).weighted_f1 for each in (said, again))
+    records, signature = run.corpus.split("validation"), run.corpus.signature
+    theirs = exported.run
+    if exported.compiles:
+        theirs = in_one_shape(theirs, 1, max(map(len, records)))
+    said: tuple[list[Prediction], list[Prediction]] = ([], [])
+    for record in track(records, "Scoring", console=console, transient=True):
+        length = len(record)
+        batch = collate(BatchPlan(length, ((0,),), extent=length), [record], signature.widths)
+        for which, call in zip(said, (ours, theirs), strict=True):
+            found = np.asarray(call(Case("", batch).arrays), np.float64)[0]
+            which.append(
+                Prediction(
+                    record.id, found / found.sum(-1, keepdims=True),
+                    np.zeros((length, len(MODALITIES)), np.float32), record.present,
+                    record.speaker, record.label, record.transcript,
+                )
+            )  # fmt: skip
+    before, after = (score(each, len(signature.labels)).weighted_f1 for each in said)
     return float(before), float(after)
 
 
-def latency(run: Callable[[dict[str, np.ndarray]], Any], arrays: dict[str, np.ndarray]) -> Any:
+def latency(run: Served, arrays: Arrays) -> dict[str, float]:
     """Milliseconds of a call with one conversation: median and 95th percentile of `LOOKS`."""
     times = []
     for i in range(LOOKS + 5):
