@@ -195,20 +195,20 @@ def classes_of(arrays):
     ],
     ids=["off", "nan", "shape", "raises"],
 )
-def test_a_failed_export_leaves_nothing(tiny_run, tmp_path, monkeypatch, run, problem):
+def test_a_failed_export_leaves_nothing(single_run, tmp_path, monkeypatch, run, problem):
     monkeypatch.setitem(export.FORMATS, "broken", broken(run))
     error = ZeroDivisionError if problem is None else DataError
     with pytest.raises(error, match=problem):
-        export_run(tiny_run.folder, "broken", tmp_path / "out", Console(quiet=True))
+        export_run(single_run.folder, "broken", tmp_path / "out", Console(quiet=True))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_quantised_export_that_lost_too_much_leaves_nothing(tiny_run, tmp_path, monkeypatch):
+def test_a_quantised_export_that_lost_too_much_leaves_nothing(single_run, tmp_path, monkeypatch):
     wrong = broken(lambda arrays: np.eye(6)[np.zeros(arrays["segment"].shape, int)],
                    quantised=True)  # fmt: skip
     monkeypatch.setitem(export.FORMATS, "broken", wrong)
     with pytest.raises(DataError, match="the weighted F1 falls from"):
-        export_run(tiny_run.folder, "broken", tmp_path / "out", Console(quiet=True))
+        export_run(single_run.folder, "broken", tmp_path / "out", Console(quiet=True))
     assert not list(tmp_path.iterdir())
 
 
