@@ -149,6 +149,11 @@ def _running(x):
     return jax.lax.scan(step, jnp.zeros(x[:, 0].shape), jnp.swapaxes(x, 0, 1), reverse=True)
 
 
+def _blocks(x, blocks):
+    spare = 3 * blocks - x.shape[1]
+    return jnp.pad(x, ((0, 0), (0, spare), (0, 0))).reshape(x.shape[0], blocks, 3, 4).sum(2)
+
+
 OPERATIONS = {
     "backwards": lambda x: jnp.flip(x, 1),
     "all but the first": lambda x: x[:, 1:],
@@ -169,6 +174,14 @@ OPERATIONS = {
     "reshaped": lambda x: x.reshape(-1, 2, 2).reshape(*x.shape[:2], 4),
     "turned": lambda x: x.transpose(1, 0, 2).reshape(x.shape[1], -1),
     "numbers of columns": lambda x: x * jnp.arange(x.shape[1])[:, None] / x.shape[1],
+    "numbers from columns": lambda x: x * (x.shape[1] % 3) + (-x.shape[1] // 3),
+    "blocks of columns": lambda x: _blocks(x, (x.shape[1] + 2) // 3),
+    "rows beside rows": lambda x: jnp.einsum(
+        "bid,hbjd->hbij", x, jnp.broadcast_to(x * 2, (3, *x.shape))
+    ),
+    "sums over repetitions": lambda x: jnp.einsum(
+        "bid,jd->bij", jnp.broadcast_to(x[..., :1], (*x.shape[:2], 3)), jnp.ones((5, 3))
+    ),
     "a choice of truths": lambda x: jnp.where(x > 0, x < 1, x > -1) * 1.0,
     "largest so far": lambda x: jax.lax.cummax((x * 4).astype(jnp.int32)[..., 0], axis=1),
     "least from here": lambda x: jax.lax.cummin(
