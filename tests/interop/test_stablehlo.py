@@ -37,6 +37,10 @@ def test_it_says_what_jax_says_and_takes_any_size(name, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
     program = export.deserialize(bytearray(path.read_bytes()))
     assert program.platforms == PLATFORMS
+    lines = program.mlir_module().splitlines()
+    products = [line for line in lines if "stablehlo.dot_general" in line or "convolution(" in line]
+    assert products
+    assert all("HIGHEST" in line for line in products)
     assert str(program.in_avals[0].shape) == "(batch, length, 7)"
     if name in RUN:
         found = served.largest_difference(name, load_stablehlo(path), RUN[name])

@@ -20,13 +20,14 @@ from jax._src.pallas.mosaic.interpret import interpret_pallas_call
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from emojax.ops.diff_attention import blocks, differential_attention
+from emojax.ops.diff_attention import blocks, differential_attention, gpu_blocks, gpu_rows
 from emojax.ops.diff_attention.reference import masked_softmax
 from emojax.ops.diff_attention.shapes import SMALL, Shape
 from emojax.ops.random import keep_pair, seeds
 from tests.ops import oracles
 
-KERNELS = ("pallas_tpu", "pallas_gpu")
+DEVICE = {"pallas_tpu": "tpu", "pallas_gpu": "gpu"}
+KERNELS = tuple(DEVICE)
 IMPLEMENTATIONS = ("reference", "xla", *KERNELS)
 CASES = {
     "plain": ("odd", "none", {}),
@@ -49,6 +50,13 @@ def per_token(shape: Shape) -> tuple[int, ...]:
     return shape.rows, shape.length, shape.heads
 
 
+@pytest.fixture(autouse=True, scope="module")
+def full_precision():
+    """Where products of fp32 are rounded by default, nothing could be said of the operator."""
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
 @pytest.fixture
 def small_blocks():
     """Rows of more than one block, at lengths that a test can afford."""
@@ -62,11 +70,12 @@ def small_blocks():
 
 
 def run(implementation, x, segment, dtype=jnp.float32, **options):
-    """The operator as a model calls it; kernels step by step, as there is no such device here."""
+    """The operator as a model calls it; a kernel step by step, unless its device is here."""
+    here = DEVICE.get(implementation) == jax.default_backend()
     return differential_attention(
         **{n: jnp.asarray(y, jnp.float32 if n == "lam" else dtype) for n, y in x.items()},
         segment=jnp.asarray(segment), implementation=implementation,
-        interpret=implementation in KERNELS, **options,
+        interpret=implementation in KERNELS and not here, **options,
     )  # fmt: skip
 
 
@@ -397,6 +406,28 @@ def test_what_cannot_serve_says_why():
         differential_attention(
             **half, segment=jnp.asarray(segment), implementation="pallas_tpu", interpret=True
         )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "values", "whole"),
+    [
+        (jnp.bfloat16, 64, 128, True), (jnp.float32, 32, 64, True), (jnp.float32, 33, 33, True),
+        (jnp.float32, 64, 128, False), (jnp.float32, 64, 65, False),
+    ],
+)  # fmt: skip
+def test_rows_too_wide_for_a_gpu_s_shared_memory_go_block_by_block(
+    monkeypatch, dtype, width, values, whole
+):
+    chosen = []
+
+    def attend(x, call, kernels):
+        chosen.append(kernels)
+        return jnp.zeros((*x.q.shape[:3], x.v.shape[-1]), x.v.dtype)
+
+    monkeypatch.setattr("emojax.ops.diff_attention.pallas_gpu.attend", attend)
+    x = inputs(Shape(1, 128, 1, 1, width, values), "dual", np.random.default_rng(0))
+    run("pallas_gpu", x, np.ones((1, 128), np.int32), dtype)
+    assert chosen == [gpu_rows if whole else gpu_blocks]
 
 
 def test_a_second_map_needs_all_its_parts():

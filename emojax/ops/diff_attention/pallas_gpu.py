@@ -15,6 +15,9 @@ from emojax.ops.target import target
 
 _WIDEST = 256
 """Head width beyond which a block of queries no longer fits into a program's registers."""
+_ROW_BYTES = 96 << 10
+"""Keys and values of a whole row, beyond which the backward pass has no room left for what it
+makes: an H100 lends a program 227 KiB, and rows of 128 KiB asked for 228."""
 
 
 def pallas_gpu(
@@ -35,7 +38,13 @@ def pallas_gpu(
         raise NotImplementedError(f"pallas_gpu takes heads up to {_WIDEST} wide, not {widest}")
     blocks = blocks or Blocks(**tuned("pallas_gpu", target()[1], x.k.shape[1]))
     length, total = power_of_two(x.q.shape[1]), power_of_two(x.k.shape[1])
-    rows = total <= blocks.whole_row
+    rows = total <= blocks.whole_row and total * _column_bytes(x) <= _ROW_BYTES
     query_block, key_block = min(blocks.query, length), total if rows else min(blocks.key, total)
     call = Call.of(x, options, query_block, key_block, interpret)
     return attend(x, call, gpu_rows if rows else gpu_blocks)
+
+
+def _column_bytes(x: Operands) -> int:
+    """Of one column's keys and values under one head, filled up as `gpu_layout` does."""
+    held = [y for y in (x.k, x.k2, x.v) if y is not None]
+    return sum(power_of_two(y.shape[-1]) for y in held) * x.v.dtype.itemsize
