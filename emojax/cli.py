@@ -185,7 +185,10 @@ def _parser() -> argparse.ArgumentParser:
         "--quantize", choices=("int8",), help="smaller weights: a quarter, for onnx and web"
     )
     export.add_argument(
-        "--causal", action="store_true", help="refuse a model that looks ahead in a conversation"
+        "--causal",
+        action="store_true",
+        help="refuse a model that looks ahead in a "
+        "conversation: what comes later must not change any probability, here and when exported",
     )
 
     show = _command(

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from tests import QUICK
+from tests import QUICK, SHARED
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", QUICK)
@@ -17,7 +17,7 @@ from jaxtyping import install_import_hook
 
 CACHE = Path(__file__).parent.parent / ".cache" / "jax"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", SHARED)
 
 # Shape annotations of these rooms are verified on every call, here and nowhere else.
 install_import_hook(["emojax.ops", "emojax.nn", "emojax.models"], "beartype.beartype").__enter__()

@@ -7,24 +7,62 @@ import json
 import pytest
 from rich.console import Console
 
-from experiments.export_table import FORMATS, HEADER, export, sheet
+from experiments.export_table import FORMATS, Table, draw, export, sheets
 
 CARD = {
     "bytes": 1_250_000, "largest_difference": 3e-7, "utterances_of_latency": 17,
     "validation_weighted_f1": {"jax": 0.8125, "exported": 0.81}, "latency_ms": {"p50": 2, "p95": 3},
 }  # fmt: skip
+SMALL = CARD | {"bytes": 312_500}
+NO_MODULE = {"problem": "sdt has no module"}
 
 
-def test_a_row_for_each_model_and_format():
-    found = sheet([("redifu", "onnx", CARD), ("sdt", "torch", {"problem": "sdt has no module"})])
-    first, second = found.rows
-    assert first == ["redifu", "onnx", "1.25", "3e-07", "81.25", "81.00", "2.0", "3.0"]
-    assert second[:3] == ["sdt", "torch", "sdt has no module"]
-    assert {len(first), len(second)} == {len(HEADER)}
+@pytest.fixture
+def table(tmp_path):
+    """Of two models and seeds."""
+    table = Table(tmp_path / "table.json")
+    for format, card in (("torch", NO_MODULE), ("onnx", CARD)):
+        table.add("sdt", format, 0, "b", card)
+    better = CARD | {"validation_weighted_f1": {"jax": 0.7925, "exported": 0.80}}
+    for seed, card in enumerate((CARD, better)):
+        table.add("redifu", "onnx", seed, f"a{seed}", card)
+        table.add("redifu", "int8", seed, f"a{seed}", SMALL | {"format": "onnx"})
+    return table
+
+
+def test_sheets_have_models_by_formats_and_reasons_are_notes(table):
+    (size, score, difference, latency), reasons = sheets(table)
+    assert size.header == ["model", "onnx", "int8", "torch", "int8 of onnx"]
+    assert size.rows == [
+        ["redifu", "1.250", "0.312", "", "25.0 %"], ["sdt", "1.250", "", "– (1)", ""]
+    ]  # fmt: skip
+    assert score.rows[0][1:3] == ["80.2 ± 1.4", "+0.25 ± 0.71"]
+    assert score.rows[1] == ["sdt", "81.2", "-0.25", "", "– (1)"]
+    assert difference.rows[0][1] == "3e-07"
+    assert latency.rows[0][1] == "2.0, 3.0"
+    assert reasons == ["sdt has no module"]
+
+
+def test_what_is_kept_is_drawn_again_and_not_exported_again(table, tmp_path):
+    draw(table, tmp_path / "out")
+    written = (tmp_path / "out" / "table.md").read_text()
+    assert "| redifu | 80.2 ± 1.4 | +0.25 ± 0.71 |" in written
+    assert "(17 utterances)" in written
+    assert written.endswith("1. sdt has no module.\n")
+    assert (tmp_path / "out" / "exports.png").read_bytes().startswith(b"\x89PNG")
+    again = Table(table.path)
+    assert again.cards == table.cards
+    assert [card["format"] for card in again.of("redifu", "int8")] == ["int8", "int8"]
+    assert again.has("redifu", "onnx", 1, "a1")
+    # With other settings it is another run; what could not be may be possible now.
+    assert not again.has("redifu", "onnx", 1, "a2")
+    assert not again.has("sdt", "torch", 0, "b")
+    draw(again, tmp_path / "again")
+    assert (tmp_path / "again" / "table.md").read_text() == written
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_what_is_there_is_not_exported_again(format, tiny_run, tmp_path):
+def test_a_folder_that_is_there_is_not_exported_again(format, tiny_run, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "card.json").write_text(json.dumps(CARD))

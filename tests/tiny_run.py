@@ -20,6 +20,7 @@ import pytest
 from emojax.data.prepare import prepare
 from emojax.data.simulator import SimulatorConfig
 from emojax.types import MODALITIES, Conversation, Signature
+from tests import SHARED
 from tests.data.conftest import make_tuple
 
 WORLD = SimulatorConfig(
@@ -55,7 +56,8 @@ window = 4
 epochs = 1
 """
 ENVIRONMENT = {
-    **os.environ, "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir or "")
+    **os.environ, "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir or ""),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(SHARED),
 }  # fmt: skip
 
 

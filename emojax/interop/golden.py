@@ -9,10 +9,11 @@ be read. The file holds `config` (JSON), `param/*` (state dict), `input/*`, `out
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,12 @@ def _loss(
     return fused + sum(jnp.square(loss) for loss in each) / 10, output
 
 
+@functools.lru_cache
+def _gradient_function(model: RedifuAuthors) -> Callable[..., Any]:
+    """((loss, output), gradients) of parameters, batch and weights; compiled once a model."""
+    return jax.jit(jax.value_and_grad(functools.partial(_loss, model), has_aux=True))
+
+
 def _relative(ours: Array, theirs: np.ndarray) -> float:
     error, scale = np.abs(np.asarray(ours) - theirs).max(), np.abs(theirs).max()
     if scale == 0:  # a tensor without any published gradient must have none here either
@@ -124,9 +131,7 @@ def _compare(arrays: Mapping[str, np.ndarray]) -> dict[str, float]:
     # never reads has none, and its entries stay out of the comparison.
     expected = from_state_dict(_group(arrays, "grad/"))
 
-    (loss, output), gradients = jax.jit(
-        jax.value_and_grad(lambda p: _loss(model, p, batch, weight), has_aux=True)
-    )(params)
+    (loss, output), gradients = _gradient_function(model)(params, batch, weight)
     mask = np.asarray(batch.segment) > 0
     log_probability = jax.nn.log_softmax(output.modality_logits)
 

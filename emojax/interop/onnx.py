@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,7 @@ def convert(program: Any, inputs: Sequence[str], outputs: Sequence[str], name: s
     """
     from onnx import helper
 
-    from emojax.interop.onnx_graph import OPSET, Graph, Value
+    from emojax.interop.onnx_graph import OPSET, Graph, Value, shorten
     from emojax.interop.onnx_operations import run, typed
 
     shapes = {key: tuple(x.shape) for key, x in zip(inputs, program.in_avals, strict=True)}
@@ -75,6 +74,7 @@ def convert(program: Any, inputs: Sequence[str], outputs: Sequence[str], name: s
     for key, x in zip(outputs, found, strict=True):
         graph.nodes.append(helper.make_node("Identity", [graph.whole(x)], [key]))
     nodes, constants = graph.needed(outputs)
+    shorten(nodes, constants, (*inputs, *outputs))
     return helper.make_model(
         helper.make_graph(
             nodes, name, list(map(typed, inputs, program.in_avals)),
@@ -83,24 +83,6 @@ def convert(program: Any, inputs: Sequence[str], outputs: Sequence[str], name: s
         producer_name="emojax", ir_version=IR_VERSION,
         opset_imports=[helper.make_opsetid("", OPSET)],
     )  # fmt: skip
-
-
-def quantize_onnx(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Path:
-    """Writes the model with its weight matrices as int8, with a scale for each output; what they
-    are multiplied by is quantised as it comes.
-
-    How much accuracy that costs depends on the weights and is to be measured.
-    """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    # Beside the target and moved there, so that the target may be the source.
-    with tempfile.TemporaryDirectory(dir=Path(target).parent) as folder:
-        made = Path(folder) / "quantised.onnx"
-        quantize_dynamic(
-            Path(source), made, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True,
-            weight_type=QuantType.QInt8,
-        )  # fmt: skip
-        return made.replace(target)
 
 
 class OnnxModel:
@@ -115,6 +97,8 @@ class OnnxModel:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = THREADS, ERRORS
+        # int8 weights become floats as the file is loaded, not at every call.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
         self._session = onnxruntime.InferenceSession(
             os.fspath(path), options, providers=["CPUExecutionProvider"]
         )

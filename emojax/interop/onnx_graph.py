@@ -6,13 +6,17 @@ Nothing is computed twice, and what a loop computes alike in every turn is compu
 from __future__ import annotations
 
 import ast
+import collections
 import itertools
-from collections.abc import Iterator, Sequence
+import string
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 from onnx import helper
+
+from emojax.interop.onnx_rules import Made, shorter
 
 OPSET = 18
 """The first in which all reductions take their axes alike; runtimes of 2023 read it."""
@@ -52,6 +56,8 @@ class Graph:
         self.numbers: Iterator[int] = outer.numbers if outer else itertools.count()
         self.own: set[str] = set()
         self.made: dict[Any, list[str]] = {}
+        self.makers: dict[str, Made] = {}
+        self.arrays: dict[str, np.ndarray] = outer.arrays if outer else {}
 
     def name(self) -> str:
         """A new name that belongs to this graph."""
@@ -65,9 +71,23 @@ class Graph:
             return self.outer.several(operation, *inputs, results=results, **options)
         same = (operation, inputs, repr(options))
         if same not in self.made:
+            made = Made(operation, inputs, options)
+            if (name := shorter(self, made)) is not None:
+                self.made[same] = [name]
+                return [name]
             self.made[same] = [self.name() for _ in range(results)]
+            self.makers |= dict.fromkeys(self.made[same], made)
             self.nodes.append(helper.make_node(operation, inputs, self.made[same], **options))
         return self.made[same]
+
+    def made_by(self, name: str) -> Made | None:
+        """What an array is the result of; None for inputs, constants and results of loops."""
+        found = self.makers.get(name)
+        return self.outer.made_by(name) if found is None and self.outer else found
+
+    def known(self, name: str) -> np.ndarray | None:
+        """What a constant is."""
+        return self.arrays.get(name)
 
     def node(self, operation: str, *inputs: str, **options: Any) -> str:
         """Name of the only result of an operation."""
@@ -80,6 +100,7 @@ class Graph:
         same = (str(array.dtype), array.shape, array.tobytes())
         if same not in self.made:
             self.made[same] = [self.name()]
+            self.arrays[self.made[same][0]] = array
             array = np.ascontiguousarray(array).reshape(array.shape)
             self.constants.append(onnx.numpy_helper.from_array(array, self.made[same][0]))
         return self.made[same][0]
@@ -101,7 +122,7 @@ class Graph:
         return self.node("Concat", *map(self.size, sizes), axis=0)
 
     def size(self, size: Any) -> str:
-        """i64[1] of a size; a symbolic one is written as a sum of products, such as L - 1."""
+        """i64[1] of a size; a symbolic one is written as JAX does, such as (L + 15) // 16 - 1."""
 
         def part(tree: Any) -> str:
             if isinstance(tree, ast.Name):
@@ -109,6 +130,16 @@ class Graph:
                 return self.node("Shape", name, start=axis, end=axis + 1)
             if isinstance(tree, ast.BinOp) and type(tree.op) in _BETWEEN:
                 return self.node(_BETWEEN[type(tree.op)], part(tree.left), part(tree.right))
+            if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.USub):
+                return self.node("Sub", part(ast.Constant(0)), part(tree.operand))
+            if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name):
+                whole, by = map(part, tree.args)
+                left = self.node("Mod", whole, by)
+                if tree.func.id == "mod":
+                    return left
+                if tree.func.id == "floordiv":
+                    # Division alone would round negative numbers up.
+                    return self.node("Div", self.node("Sub", whole, left), by)
             return self.constant([ast.literal_eval(tree)], np.int64)
 
         return part(ast.parse(str(size), mode="eval").body)
@@ -130,3 +161,44 @@ class Graph:
                 bodies = [part for option in node.attribute for part in option.g.node]
                 names.update(name for part in (node, *bodies) for name in part.input)
         return nodes[::-1], [x for x in self.constants if x.name in names]
+
+
+def shorten(
+    nodes: Sequence[onnx.NodeProto], constants: Sequence[onnx.TensorProto], keep: Iterable[str]
+) -> None:
+    """Give everything the shortest names, but for those that are to be kept, in place."""
+    uses = collections.Counter(name for part in _parts(nodes) for name in _names(part))
+    letters = string.ascii_letters + string.digits
+    names = (
+        "".join(each)
+        for length in itertools.count()
+        for each in itertools.product(string.ascii_letters, *[letters] * length)
+    )
+    kept = {"", *keep}
+    free = (name for name in names if name not in kept)
+    new = {name: next(free) for name, _ in uses.most_common() if name not in kept}
+    for part in _parts(nodes):
+        for fields in (part.input, part.output):
+            if isinstance(part, onnx.NodeProto):
+                fields[:] = [new.get(name, name) for name in fields]
+            else:
+                for field in fields:
+                    field.name = new.get(field.name, field.name)
+    for constant in constants:
+        constant.name = new.get(constant.name, constant.name)
+
+
+def _parts(nodes: Iterable[onnx.NodeProto]) -> Iterator[Any]:
+    """Nodes and bodies of loops, at any depth."""
+    for node in nodes:
+        yield node
+        for option in node.attribute:
+            if option.HasField("g"):
+                yield option.g
+                yield from _parts(option.g.node)
+
+
+def _names(part: Any) -> list[str]:
+    """What a node or the body of a loop takes and gives."""
+    fields = (*part.input, *part.output)
+    return [each if isinstance(each, str) else each.name for each in fields]

@@ -84,7 +84,11 @@ def _as_is(name: str, equation: Any) -> list[Known]:
 def _joint(equation: Any, *inputs: Value) -> tuple[Any, ...]:
     """What is stored of an operation on arrays that repeat along some axes."""
     shape = _shape(equation)
-    stored = [(1,) * (len(shape) - len(x.stored)) + x.stored for x in inputs]
+    return _repeated(*((1,) * (len(shape) - len(x.stored)) + x.stored for x in inputs))
+
+
+def _repeated(*stored: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The shape of arrays that repeat beside each other."""
     return tuple(next((s for s in each if s != 1), 1) for each in zip(*stored, strict=True))
 
 
@@ -197,7 +201,7 @@ def _pad(graph: Graph, equation: Any, x: Known, filling: Known) -> list[Known]:
     before, after, between = zip(*equation.params["padding_config"], strict=True)
     if any(between):
         raise NotImplementedError("ONNX does not pad between numbers")
-    pads = graph.constant([*before, *after], np.int64)
+    pads = graph.vector([*before, *after])
     return _as_is(graph.node("Pad", graph.whole(x), pads, graph.value(filling).name), equation)
 
 
@@ -365,6 +369,12 @@ def _product(graph: Graph, equation: Any, x: Known, y: Known) -> list[Known]:
         x = _arranged(graph, x, (*x_rows, *x_free), (*rows, *of_x, *(1,) * len(of_y)))
         y = _arranged(graph, y, (*y_rows, *y_free), (*rows, *(1,) * len(of_x), *of_y))
         name = graph.node("Mul", graph.whole(x), graph.whole(y))
+    elif len(x_sum) == len(of_x) == len(of_y) == 1:
+        x = _turned(graph, x, (*x_rows, *x_free, *x_sum), -1)
+        y = _turned(graph, y, (*y_rows, *y_sum, *y_free), -2)
+        name = graph.node("MatMul", x.name, y.name)
+        stored = (*_repeated(x.stored[:-2], y.stored[:-2]), x.stored[-2], y.stored[-1])
+        return [Value(name, _shape(equation), stored)]
     else:
         # Without rows in common, all free axes of x are rows of a single product.
         lines = of_x if not rows and of_x else [math.prod(of_x)]
@@ -373,6 +383,19 @@ def _product(graph: Graph, equation: Any, x: Known, y: Known) -> list[Known]:
         name = graph.node("MatMul", graph.whole(x), graph.whole(y))
         name = _reshaped(graph, name, (*rows, *lines, math.prod(of_y)), (*rows, *of_x, *of_y))
     return _as_is(name, equation)
+
+
+def _turned(graph: Graph, x: Known, order: Sequence[int], summed: int) -> Value:
+    """Axes in another order; repetitions along that which is summed are written out, no others."""
+    if isinstance(x, np.ndarray):
+        x = x.transpose(order)
+        return Value(graph.constant(x), x.shape, x.shape)
+    name, shape, stored = x
+    if stored[order[summed]] != shape[order[summed]]:
+        name, stored = graph.whole(x), shape
+    if tuple(order) != tuple(range(len(order))):
+        name = graph.node("Transpose", name, perm=tuple(map(int, order)))
+    return Value(name, tuple(shape[i] for i in order), tuple(stored[i] for i in order))
 
 
 def _arranged(graph: Graph, x: Known, order: Sequence[int], shape: Sequence[Any]) -> Known:

@@ -32,8 +32,8 @@ def target() -> tuple[str, str]:
 
 @contextlib.contextmanager
 def for_any_device() -> Iterator[None]:
-    """What is traced inside is written as its definition reads: for other runtimes, whole rows
-    side by side, with no more than common operations and no need to know B and L.
+    """What is traced inside is for other runtimes: rows side by side, with no more than common
+    operations and no need to know B and L.
 
     The results are the same; what is lost is speed and memory, in the backward pass above all.
     """

@@ -10,7 +10,6 @@ from jax import Array
 from jaxtyping import Int
 
 from emojax.ops.masks import relation_codes, spans
-from emojax.ops.target import ANY, target
 
 _LEAST = 16
 """Columns of a block, if a row has as many: with fewer, neighbours are copied more than used."""
@@ -20,8 +19,8 @@ _LEAST = 16
 class Windows:
     """A row's I queries in n blocks of Q, each with the Q + before + after = W columns it reaches.
 
-    If a block would reach the whole row anyway, or the number of columns is not known
-    (`ops.target.for_any_device`), there is one block, and W is J.
+    If a block would reach the whole row anyway there is one block, and W is J. J may be a symbol of
+    `jax.export`: then there are blocks, however many.
     """
 
     length: int
@@ -34,7 +33,7 @@ class Windows:
     def of(cls, length: int, total: int, window: int, *, causal: bool = False) -> Windows:
         """For I = `length` queries of J = `total` columns."""
         before, after = window, 0 if causal else window
-        whole = target()[0] == ANY or _size(before, after) + before + after >= total
+        whole = isinstance(total, int) and _size(before, after) + before + after >= total
         return cls(length, total, before, after, whole)
 
     @property
@@ -45,7 +44,7 @@ class Windows:
     @property
     def blocks(self) -> int:
         """n."""
-        return 1 if self.whole else -(-self.length // self.queries)
+        return 1 if self.whole else (self.length + self.queries - 1) // self.queries
 
     def split(self, x: Array) -> Array:
         """[I, ...] as [n, Q, ...], zeros at the end."""
@@ -67,7 +66,7 @@ class Windows:
             return x[None]
         size, halo = self.queries, self.before + self.after
         x = jnp.pad(x, ((self.before, 2 * size), *((0, 0),) * (x.ndim - 1)))
-        x = jax.lax.dynamic_slice_in_dim(x, first, (self.blocks + 1) * size)
+        x = _part(x, first, (self.blocks + 1) * size)
         x = x.reshape(self.blocks + 1, size, *x.shape[1:])
         # A block and the head of the next: no gather, and in the backward pass no scatter.
         return jnp.concatenate([x[:-1], x[1:, :halo]], axis=1)
@@ -91,13 +90,19 @@ class Windows:
         _, low, high = (x[0] for x in spans(segment[None], causal=causal, window=window))
 
         def of_query(x: Array) -> Array:
-            x = jax.lax.dynamic_slice_in_dim(x, first, self.length)
+            x = _part(x, first, self.length)
             return self.split(x)[:, :, None]
 
         query, key = self.columns(first)
         visible = (key >= of_query(low)) & (key < of_query(high))
         same = of_query(speaker) == self.reached(speaker, first)[:, None]
         return jnp.where(visible, relation_codes(same, query - key), 0)
+
+
+def _part(x: Array, first: int | Int[Array, ""], size: int) -> Array:
+    if isinstance(first, int):
+        return jax.lax.slice_in_dim(x, first, first + size)
+    return jax.lax.dynamic_slice_in_dim(x, first, size)
 
 
 def _size(before: int, after: int) -> int:

@@ -14,7 +14,7 @@ for package in ("iree.compiler", "iree.runtime"):
     pytest.importorskip(package)
 
 
-@pytest.mark.parametrize("name", ["redifu", "bc_lstm"])
+@pytest.mark.parametrize("name", ["redifu, v2, within the utterance", "bc_lstm"])
 def test_it_says_what_jax_says_of_rows_that_fit(name, tmp_path):
     model, variables, apply = served.made(name)
     written = to_iree(model, variables, SIGNATURE, tmp_path, (24,))

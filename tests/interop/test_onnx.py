@@ -12,11 +12,12 @@ import pytest
 
 from emojax.config import MODELS, from_dict
 from emojax.errors import DataError
-from emojax.interop.onnx import OnnxModel, convert, quantize_onnx, to_onnx
+from emojax.interop.onnx import OnnxModel, convert, to_onnx
+from emojax.interop.onnx_quantize import quantised, quantize_onnx
 from emojax.interop.serving import INPUTS, OUTPUTS
 from emojax.models.registry import build
 from emojax.ops.target import target
-from tests.batches import SIGNATURE
+from tests.batches import SIGNATURE, random_variables
 from tests.interop import served
 
 onnx = pytest.importorskip("onnx")
@@ -89,21 +90,49 @@ def test_missing_values_have_no_influence(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_quantised_file_is_small_and_near(tmp_path):
-    config = dataclasses.replace(served.CONFIGS["early_fusion"], width=256)
-    model = build(config, SIGNATURE)
-    batch = served.batch_of(*served.PACKED)
-    variables = jax.jit(model.init)(jax.random.key(0), batch)
-    path = to_onnx(model, variables, SIGNATURE, tmp_path / "model.onnx")
-    small = quantize_onnx(path, tmp_path / "small.onnx")
-    assert small.stat().st_size < 0.4 * path.stat().st_size
-    given = served.arrays(batch)
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """(file, the same with int8 weights) of a redifu of the default size."""
+    folder = tmp_path_factory.mktemp("wide")
+    model = build(from_dict({"causal": True}, MODELS["redifu"]), SIGNATURE)
+    variables = random_variables(model, served.batch_of(*served.PACKED))
+    with served.open_sizes():
+        path = to_onnx(model, variables, SIGNATURE, folder / "model.onnx")
+    return path, quantize_onnx(path, folder / "small.onnx")
+
+
+def test_a_quantised_file_is_a_third_and_near(wide):
+    path, small = wide
+    assert small.stat().st_size < path.stat().st_size / 3
+    onnx.checker.check_model(onnx.load(small), full_check=True)
+    given = served.arrays(served.batch_of(*served.PACKED))
     for one, other in zip(OnnxModel(path)(*given), OnnxModel(small)(*given), strict=True):
         assert 0 < np.abs(one - other).max() < 0.02
     assert OnnxModel(small).labels == SIGNATURE.labels
-    quantize_onnx(path, path)
-    assert path.read_bytes() == small.read_bytes()
-    assert set(tmp_path.iterdir()) == {path, small}
+    quantize_onnx(path, path.with_name("again.onnx"))
+    assert path.with_name("again.onnx").read_bytes() == small.read_bytes()
+    assert len(list(path.parent.iterdir())) == 3
+
+
+def test_quantised_or_not_a_conversation_depends_on_itself_alone(wide):
+    model = OnnxModel(wide[1])
+    talk, loud = served.CONVERSATIONS[0], served.random_conversation(9, 12)
+    loud = dataclasses.replace(loud, **{m: 1e3 * getattr(loud, m) for m in INPUTS[:3]})
+    alone = model(*served.arrays(served.pack([[talk]], 24)))[0][0, : len(talk)]
+    beside = model(*served.arrays(served.pack([[talk, loud], [loud]], 24)))[0][0, : len(talk)]
+    np.testing.assert_allclose(beside, alone, rtol=0, atol=1e-6)
+
+
+def test_matrices_are_rounded_to_the_nearest():
+    draw = np.random.default_rng(0)
+    matrix = draw.normal(size=(300, 7)).astype(np.float32) * np.arange(7, dtype=np.float32)
+    for array in (matrix, matrix[:20]):
+        whole, scale = quantised(array)
+        assert whole.dtype == np.int8
+        assert scale.shape == (() if array is not matrix else (7,))
+        assert (np.abs(whole * scale - array) <= 0.5001 * scale).all()
+        largest = np.abs(whole.astype(int)).max(0 if scale.ndim else None)
+        assert (largest[1:] == 127).all() if scale.ndim else largest == 127
 
 
 def test_a_file_that_cannot_be_written_is_said_to_be(tmp_path):
@@ -118,6 +147,11 @@ def _running(x):
         return 0.5 * state + y, (state, 2 * state)
 
     return jax.lax.scan(step, jnp.zeros(x[:, 0].shape), jnp.swapaxes(x, 0, 1), reverse=True)
+
+
+def _blocks(x, blocks):
+    spare = 3 * blocks - x.shape[1]
+    return jnp.pad(x, ((0, 0), (0, spare), (0, 0))).reshape(x.shape[0], blocks, 3, 4).sum(2)
 
 
 OPERATIONS = {
@@ -140,6 +174,14 @@ OPERATIONS = {
     "reshaped": lambda x: x.reshape(-1, 2, 2).reshape(*x.shape[:2], 4),
     "turned": lambda x: x.transpose(1, 0, 2).reshape(x.shape[1], -1),
     "numbers of columns": lambda x: x * jnp.arange(x.shape[1])[:, None] / x.shape[1],
+    "numbers from columns": lambda x: x * (x.shape[1] % 3) + (-x.shape[1] // 3),
+    "blocks of columns": lambda x: _blocks(x, (x.shape[1] + 2) // 3),
+    "rows beside rows": lambda x: jnp.einsum(
+        "bid,hbjd->hbij", x, jnp.broadcast_to(x * 2, (3, *x.shape))
+    ),
+    "sums over repetitions": lambda x: jnp.einsum(
+        "bid,jd->bij", jnp.broadcast_to(x[..., :1], (*x.shape[:2], 3)), jnp.ones((5, 3))
+    ),
     "a choice of truths": lambda x: jnp.where(x > 0, x < 1, x > -1) * 1.0,
     "largest so far": lambda x: jax.lax.cummax((x * 4).astype(jnp.int32)[..., 0], axis=1),
     "least from here": lambda x: jax.lax.cummin(
@@ -201,3 +243,38 @@ def test_what_no_output_needs_is_left_out():
     content = convert(jax.make_jaxpr(function)(x), ["x"], ["y"], "unused")
     assert [node.op_type for node in content.graph.node] == ["Cos", "Identity"]
     assert not content.graph.initializer
+
+
+def _norm(epsilon=1e-5, width=4):
+    scale, bias = np.arange(1.0, 5.0, dtype=np.float32), np.float32([0.5, 0, -1, 2])
+
+    def norm(x):
+        centred = x - x.sum(-1, keepdims=True) / width
+        variance = jnp.square(centred).sum(-1, keepdims=True) / width
+        return centred * jax.lax.integer_pow(jnp.sqrt(variance + epsilon), -1) * scale + bias
+
+    return norm
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (_norm(), ["LayerNormalization"]),
+        # Something else in its clothes.
+        (_norm(width=5), None),
+        (lambda x: x[..., 1] + 1, ["Gather", "Add"]),
+        (lambda x: x[..., 1][..., None] * x, ["Slice", "Mul"]),
+        (lambda x: x.max(1)[:, None], ["ReduceMax"]),
+        (lambda x: x[:, None, :, None] + 1, ["Unsqueeze", "Add"]),
+        (lambda x: x + jnp.ones(4), ["Add"]),
+    ],
+)
+def test_there_are_shorter_words(function, told):
+    x = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("b, l"), 4), jnp.float32)
+    content = convert(jax.make_jaxpr(function)(x), ["x"], ["y"], "words")
+    found = [node.op_type for node in content.graph.node][:-1]
+    assert "LayerNormalization" not in found if told is None else found == told
+    array = np.random.default_rng(0).normal(size=(2, 5, 4)).astype(np.float32)
+    session = onnxruntime.InferenceSession(content.SerializeToString())
+    (y,) = session.run(None, {"x": array})
+    np.testing.assert_allclose(y, function(array), rtol=1e-5, atol=1e-6)

@@ -11,6 +11,7 @@ import scipy.special
 
 from emojax.errors import ConfigError, DataError
 from emojax.interop import golden
+from emojax.interop.authors import from_state_dict
 from emojax.interop.golden import _batch
 from emojax.interop.published import import_checkpoint
 from emojax.interop.weights import read
@@ -51,6 +52,9 @@ def test_a_checkpoint_says_what_the_published_code_says(branch, whole, tmp_path)
     assert weights.signature.labels == tuple(labels)
     assert weights.config.branch == branch
     inputs = {k.removeprefix("input/"): v for k, v in arrays.items() if k.startswith("input/")}
+    jax.tree.map(np.testing.assert_array_equal, weights.variables["params"], from_state_dict(state))
+    if not whole:
+        return  # what a model of these weights says is tests/models/test_redifu_authors.py's
     batch = _batch(inputs)
     found = jax.jit(weights.build().apply)(weights.variables, batch)
     mask = np.asarray(batch.segment) > 0

@@ -13,15 +13,12 @@ from emojax.ops.target import ANY, for_any_device, target
 from tests.batches import SIGNATURE
 from tests.interop import served
 
-ONE = {"redifu": "packed", "redifu_authors": "one row", "dialogue_gcn": "packed"}
 
-
-@pytest.mark.parametrize("name", ["redifu", "redifu_authors"])
-def test_probabilities_are_those_of_the_model(name):
-    model, variables, _ = served.made(name)
+def test_probabilities_are_those_of_the_model():
+    model, variables, _ = served.made("redifu")
+    # The same program but for where places come from.
     function = jax.jit(serve(model, variables))
-    # The same program but for where places and extents come from.
-    assert served.largest_difference(name, function, ONE[name]) < 1e-6
+    assert served.largest_difference("redifu", function, "packed") < 1e-6
 
 
 def test_probabilities_of_the_published_model_are_those_of_its_batches():
@@ -49,14 +46,3 @@ def test_programs_for_any_device_are_asked_for_and_no_longer():
     with pytest.raises(ZeroDivisionError), for_any_device():
         _ = 1 / 0
     assert target() == here
-
-
-@pytest.mark.parametrize("name", ONE)
-def test_the_program_for_any_device_says_the_same(name):
-    model, variables, _ = served.made(name)
-
-    def function(*arrays):
-        with for_any_device():
-            return serve(model, variables)(*arrays)
-
-    assert served.largest_difference(name, jax.jit(function), ONE[name]) < 1e-6

@@ -30,17 +30,20 @@ SIZES = {"iemocap": 45_632_150, "meld": 11_480_467}
 
 SMALL = RedifuConfig(width=12, heads=2, graph_heads=2, window=3, graph_layers=1)
 CASES = {
-    "default": {},
     "deep": {"encoder_layers": 2, "graph_layers": 2, "diffusion_steps": 3, "width": 16},
     "causal": {"causal": True, "lambda_init": 0.3, "feed_forward_ratio": 3},
-    "temporal": {"attention": "temporal", "cross_modal": "utterance"},
+    "temporal": {"attention": "temporal", "cross_modal": "utterance", "gates": False},
     "causal temporal": {
         "attention": "temporal", "causal": True, "lambda_init": 0.8, "cross_modal": "none",
     },
     "v2": {"attention": "v2", "speaker_embedding": True, "modalities": ("text", "audio")},
-    "plain, no graph, no chain": {"attention": "none", "graph_layers": 0, "chain": False},
-    "little": {"encoder_layers": 0, "delta": False, "gates": False, "speaker_relations": False},
-    "undiffused, one modality": {"diffusion_steps": 0, "modalities": ("visual",), "graph_heads": 3},
+    "plain, no graph, no chain": {
+        "attention": "none", "graph_layers": 0, "chain": False, "delta": False,
+    },
+    "undiffused, one modality": {
+        "diffusion_steps": 0, "modalities": ("visual",), "graph_heads": 3, "encoder_layers": 0,
+        "speaker_relations": False,
+    },
     "no guidance": {"text_guidance": False, "window": 0, "attention": "v2", "causal": True},
 }  # fmt: skip
 A, B, C, D = (random_conversation(seed, length) for seed, length in enumerate([6, 1, 4, 9]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -29,7 +30,9 @@ def config_of(name: str):
     return kind(**{key: value for key, value in SMALL.items() if key in fields})
 
 
+@functools.cache
 def weights(name: str) -> Weights:
+    """Nobody may change them."""
     made = Weights(config_of(name), SIGNATURE, {}, None, {"by": "a test"})
     module = made.build()
     return dataclasses.replace(made, variables=random_variables(module, pack([[CONVERSATION]], 5)))

@@ -101,13 +101,16 @@ def test_a_model_that_knows_its_speakers_takes_no_others():
             model.predict(talk | {"speaker": ["A", speaker, "A"]})
 
 
-@pytest.mark.parametrize("name", ["redifu", "redifu_authors", "bc_lstm"])
+@pytest.mark.parametrize("name", ["redifu", "redifu_authors"])
 def test_padding_to_few_shapes_changes_nothing(name):
     made = weights(name)
     apply, model = jax.jit(made.build().apply), Pretrained(made)
     for length in (1, 19):
         talk = random_conversation(length, length)
-        logits = np.asarray(apply(made.variables, pack([[talk]], length)).logits)[0]
+        batch = pack([[talk]], 19)
+        if name == "redifu_authors":
+            batch = batch.replace(extent=np.array([length], np.int32))
+        logits = np.asarray(apply(made.variables, batch).logits)[0, :length]
         expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
         np.testing.assert_allclose(model.predict(talk), expected, atol=2e-6)
     assert [rounded(n) for n in (1, 16, 17, 128, 129, 500)] == [16, 16, 32, 128, 192, 512]

@@ -12,14 +12,16 @@ import urllib.parse
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from emojax.data.readers.json_lines import read_json_lines
 from emojax.errors import ConfigError
+from emojax.serve.export import export_run
 from emojax.serve.pretrained import load
 from emojax.serve.web_folder import runtime_package, web_server
 from emojax.types import MODALITIES
+from tests.interop.served import open_sizes
 from tests.pages import ATTACK
-from tests.tiny_run import emojax
 
 TOLERANCE = 1e-4
 READY = "!document.getElementById('example').disabled"
@@ -38,8 +40,8 @@ def folder(tiny_run, tmp_path_factory):
             raise
         pytest.skip(str(error))
     out = tmp_path_factory.mktemp("web") / "page"
-    done = emojax("export", tiny_run.folder, "--format", "web", "--out", out)
-    assert done.returncode == 0, done.stderr
+    with open_sizes():
+        export_run(tiny_run.folder, "web", out, Console(quiet=True))
     return out
 
 

@@ -32,7 +32,12 @@ const tasks = {
   async start(told) {
     model = told.model;
     const url = new URL("model.onnx", import.meta.url).href;
-    const options = { executionProviders: ["wasm"], logSeverityLevel: 3 }; // errors alone
+    const options = {
+      executionProviders: ["wasm"],
+      logSeverityLevel: 3, // errors alone
+      // int8 weights become floats as the file is loaded, not at every call.
+      extra: { session: { disable_quant_qdq: "1" } },
+    };
     session = await ort.InferenceSession.create(url, options);
     postMessage({ kind: "ready" });
     await work();
