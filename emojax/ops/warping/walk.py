@@ -41,8 +41,10 @@ class Window(NamedTuple):
 def forward(
     x: Float[Array, "B I D"], y: Float[Array, "B J D"], band: Band, width: int, gamma: float,
     keep: bool,
-) -> tuple[Float[Array, " B"], Float[Array, "T W B"] | None]:  # fmt: skip
-    """Value of the last cell of each row, and if `keep`, of all cells; infinity outside.
+) -> tuple[Float[Array, " B"], Any]:  # fmt: skip
+    """Value of the last cell of each row, and if `keep`, of all cells [T, W, B], else None.
+
+    Outside of the band values are infinite.
 
     Args:
       gamma: temperature of the minimum; 0 is the hard one.
@@ -78,8 +80,8 @@ def shares(
     """How much each cell's cost counts in seed times the last cell's value."""
 
     def step(carry: tuple[Array, ...], now: tuple[Array, ...]):
-        *carry, here = _hand_on(carry, now, band, seed, gamma)
-        return tuple(carry), here
+        *left, here = _hand_on(carry, now, band, seed, gamma)
+        return tuple(left), here
 
     start, given = _from_the_end(values, band)
     return jax.lax.scan(step, start, given, reverse=True)[1]
@@ -93,15 +95,16 @@ def gradients(
     length, width, rows = values.shape
 
     def step(carry: tuple[tuple[Array, ...], Window, Window], now: tuple[Any, ...]):
-        carry, window, sums = carry
-        now, into_x, into_y = now
-        *carry, here = _hand_on(carry, now, band, seed, gamma)
+        left, window, sums = carry
+        given, into_x, into_y = now
+        *near, here = _hand_on(left, given, band, seed, gamma)
         # Frames outside of the sequences meet in cells that hand on nothing.
         each = jnp.where(here == 0, 0, 2 * here * (window.x - window.y))
         sums = Window(sums.x + each, sums.y - each)
-        moved, none = now[2], jnp.zeros_like(into_x)
+        moved, none = given[2], jnp.zeros_like(into_x)
         out = jnp.where(moved, sums.x[:, -1], 0), jnp.where(moved, 0, sums.y[:, 0])
-        return (tuple(carry), window.back(moved, into_x, into_y), sums.back(moved, none, none)), out
+        window, sums = window.back(moved, into_x, into_y), sums.back(moved, none, none)
+        return (tuple(near), window, sums), out
 
     start, given = _from_the_end(values, band)
     cell = band.start[-1] + jnp.arange(width, dtype=jnp.int32)[:, None]
@@ -136,11 +139,12 @@ def portions(a: Array, b: Array, c: Array, gamma: float) -> tuple[Array, Array, 
     some = jnp.isfinite(least)
     if gamma == 0:  # of equals the first
         first, second = some & (a == least), some & (a != least) & (b == least)
-        return tuple(z.astype(a.dtype) for z in (first, second, some & ~first & ~second))
+        third = some & ~first & ~second
+        return first.astype(a.dtype), second.astype(a.dtype), third.astype(a.dtype)
     finite = jnp.where(some, least, 0)
-    each = [jnp.exp((finite - z) / gamma) for z in (a, b, c)]
-    total = jnp.where(some, sum(each), 1)
-    return tuple(z / total for z in each)
+    a, b, c = (jnp.exp((finite - z) / gamma) for z in (a, b, c))
+    total = jnp.where(some, a + b + c, 1)
+    return a / total, b / total, c / total
 
 
 def frames(z: Float[Array, "B I D"], at: Array) -> Float[Array, "T D B"]:
