@@ -72,8 +72,8 @@ def lagged_soft_dtw(
     """
     length = x.shape[1]
     _check(lags, length)
-    x, y = (filled(_standard(z, m), m) for z, m in ((x, x_mask), (y, y_mask)))
-    (x, x_there), (y, y_there) = x, y
+    x, x_there = filled(_standard(x, x_mask), x_mask)
+    y, y_there = filled(_standard(y, y_mask), y_mask)
     frame, lag = jnp.arange(length), jnp.arange(lags[0], lags[1] + 1)
     other = frame + lag[:, None]
     inside = (other >= 0) & (other < length)

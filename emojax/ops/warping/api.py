@@ -139,13 +139,17 @@ def _alignment(
 
 
 def _real(x: Array, mask: Array | None) -> tuple[Array, Array]:
-    """The real frames of each row from its start, zeros behind, and how many they are."""
+    """The real frames of each row from its start, anything behind, and how many they are."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     if mask is None:
         return x, jnp.full(len(x), x.shape[1], jnp.int32)
     x = jnp.where(mask[..., None], x, 0)
-    order = jnp.argsort(~mask, axis=1, stable=True)
-    return jnp.take_along_axis(x, order[..., None], 1), mask.sum(1, dtype=jnp.int32)
+    # A running count in place of a sort, which takes longer than the warping itself.
+    count = jnp.cumsum(mask, axis=1, dtype=jnp.int32)
+    row, frame = jnp.indices(mask.shape, sparse=True)
+    place = jnp.where(mask, count - 1, mask.shape[1])
+    order = jnp.zeros_like(count).at[row, place].set(frame, mode="drop")
+    return jnp.take_along_axis(x, order[..., None], 1), count[:, -1]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))

@@ -64,43 +64,45 @@ def draw_faces(pose: Pose, size: int) -> Iterator[np.ndarray]:
 
 def _draw(pose: Pose, size: int) -> np.ndarray:
     """Edges are soft over a pixel, so that moves below a pixel show."""
-    soft = 2.0 / size
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
     sway = pose.sway.astype(np.float32) * 2
-    x = axis[None, None, :] - sway[:, :1, None]
-    y = axis[None, :, None] - sway[:, 1:, None]
     smile, brows, frown, eyes = (c.astype(np.float32)[:, None, None] for c in pose.look.T)
-    mouth = pose.mouth.astype(np.float32)[:, None, None]
-    who = pose.who
-
-    def within(distance: np.ndarray) -> np.ndarray:
-        """How much of a pixel is inside, from a distance that is negative there."""
-        return np.clip(0.5 - distance / soft, 0, 1)
-
+    mouth, who = pose.mouth.astype(np.float32)[:, None, None], pose.who
     shade = 40 * axis[:, None, None] + np.array((130, 140, 150), np.float32)
     picture = np.broadcast_to(shade, (len(who), size, size, 3)).astype(np.float32)
 
-    def paint(inside: np.ndarray, colour: np.ndarray) -> None:
-        nonlocal picture
-        colour = colour if colour.ndim == 1 else colour[:, None, None]
-        picture += inside[..., None] * (colour - picture)
+    # Each part is drawn where it can be, not over the whole picture.
+    def place(top: float, bottom: float, left: float, right: float):
+        rows, columns = (
+            slice(*np.searchsorted(axis, ends)) for ends in ((top, bottom), (left, right))
+        )
+        x = axis[None, None, columns] - sway[:, :1, None]
+        y = axis[None, rows, None] - sway[:, 1:, None]
+        return x, y, picture[:, rows, columns]
 
+    def paint(part: np.ndarray, distance: np.ndarray, colour: np.ndarray) -> None:
+        """Over pixels inside a shape, from which the distance is negative there."""
+        inside = np.clip(0.5 - distance * (size / 2), 0, 1)[..., None]
+        colour = colour if colour.ndim == 1 else colour[:, None, None]
+        part += inside * (colour - part)
+
+    x, y, part = place(-1, 1, -1, 1)
     wide = (0.62 + 0.05 * (who % 3)).astype(np.float32)[:, None, None]
-    head = (np.sqrt((x / wide) ** 2 + (y / 0.82) ** 2) - 1) * 0.7
-    paint(within(head), _SKIN[who % len(_SKIN)])
+    paint(part, (np.sqrt((x / wide) ** 2 + (y / 0.82) ** 2) - 1) * 0.7, _SKIN[who % len(_SKIN)])
     for side in (-1.0, 1.0):
+        x, y, part = place(-0.75, 0.1, min(side, 0), max(side, 0))
         u = x - 0.27 * side
         opened = np.clip(0.075 + 0.022 * eyes, 0.012, 0.15)
         white = (np.sqrt((u / 0.14) ** 2 + ((y + 0.18) / opened) ** 2) - 1) * opened
-        paint(within(white), _WHITE)
-        pupil = np.sqrt(u**2 + (y + 0.18) ** 2) - 0.05
-        paint(within(np.maximum(pupil, white)), _DARK)
-        # Inner ends go down with a frown, the ends towards the nose.
+        paint(part, white, _WHITE)
+        paint(part, np.maximum(np.sqrt(u**2 + (y + 0.18) ** 2) - 0.05, white), _DARK)
+        # Frowning lowers the ends towards the nose.
         line = y + 0.38 + 0.035 * brows - 0.028 * frown * (-side * u / 0.16)
-        paint(within(np.maximum(np.abs(line) - 0.026, np.abs(u) - 0.17)), _DARK)
+        paint(part, np.maximum(np.abs(line) - 0.026, np.abs(u) - 0.17), _DARK)
+    x, y, part = place(0, 0.95, -0.6, 0.6)
     across = x / (0.26 + 0.02 * smile - 0.04 * mouth)
-    middle = y - 0.42 + 0.06 * smile * (across**2 - 0.4)
+    middle = np.abs(y - 0.42 + 0.06 * smile * (across**2 - 0.4))
     half = (0.02 + 0.16 * mouth) * np.sqrt(np.clip(1 - across**2, 0, 1))
-    paint(within(np.maximum(np.abs(middle) - half - 0.025, np.abs(across) * 0.26 - 0.26)), _LIP)
-    paint(within(np.maximum(np.abs(middle) - half, np.abs(across) * 0.26 - 0.25)), _INSIDE)
+    paint(part, np.maximum(middle - half - 0.025, np.abs(across) * 0.26 - 0.26), _LIP)
+    paint(part, np.maximum(middle - half, np.abs(across) * 0.26 - 0.25), _INSIDE)
     return np.rint(np.clip(picture, 0, 255)).astype(np.uint8)
