@@ -71,7 +71,7 @@ def main() -> int:
 def lags(options: argparse.Namespace) -> None:
     """Errors in frames of every seed, lag, noise and method; kept seed by seed."""
     errors = []
-    for seed in track(range(options.seeds), "Seeds", Console(stderr=True)):
+    for seed in track(range(options.seeds), "Seeds", console=Console(stderr=True)):
         path = options.out / "lags" / f"{seed}.json"
         if not path.exists():
             write_atomically(path, json.dumps(list(_errors(seed))) + "\n")
@@ -130,7 +130,8 @@ def scores(options: argparse.Namespace) -> None:
     config = MediaConfig(seed=1000, size=48, lag=(0.2, 2.0), sound_snr=10.0, frame_snr=10.0)
     paths = {way: options.out / "corpora" / f"{way.replace(' ', '_')}.pkl" for way in WAYS}
     if not all(path.exists() for path in paths.values()):
-        recordings = [record(k, config) for k in track(range(TRAIN + TEST), "Recording", console)]
+        every = track(range(TRAIN + TEST), "Recording", console=console)
+        recordings = [record(number, config) for number in every]
         for way, path in paths.items():
             write_pickle(path, recordings, lags_of(way, recordings), TEST)
     found = {}

@@ -44,6 +44,13 @@ CASES = {
     **{f"{name}, causal": dataclasses.replace(BASELINES[name], causal=True) for name in CONTEXT},
     "single, visual": dataclasses.replace(BASELINES["single"], modalities=("visual",)),
     "late_fusion, average": dataclasses.replace(BASELINES["late_fusion"], decision="average"),
+    **{
+        f"early_fusion, aligned by {how}{', causal' * causal}": dataclasses.replace(
+            BASELINES["early_fusion"], alignment=how, causal=causal
+        )
+        for how in ("memory", "attention")
+        for causal in (False, True)
+    },
     "mult, two layers": dataclasses.replace(BASELINES["mult"], layers=2),
 }
 CONVERSATIONS = [random_conversation(seed, length) for seed, length in enumerate([9, 4, 1, 7, 12])]
@@ -131,8 +138,10 @@ def test_causal_mode_never_looks_ahead(model):
         return output.logits[0].sum(-1) + output.modality_logits[0].sum((-1, -2))
 
     jacobian = jax.jit(jax.jacrev(outputs))({m: getattr(batch, m) for m in MODALITIES})
-    looks_around = config.name == "redifu" or config.name in CONTEXT
     for name in config.modalities:
+        looks_around = config.name in ("redifu", *CONTEXT) or config.alignment == "memory"
+        # Aligned by attention, words ask and are not asked.
+        looks_around |= config.alignment == "attention" and name != "text"
         influence = np.abs(np.asarray(jacobian[name])[:, 0]).max(-1)  # output i, input j
         future = np.triu(np.ones_like(influence, bool), 1)
         assert (influence[~future & np.eye(LONGEST, dtype=bool)] > 0).all()
