@@ -131,7 +131,7 @@ def _alignment(
     y, m = _real(y, y_mask)
     along = Band.of(n, m, sizes, reach)
     _, values = walk.forward(x, y, along, width, gamma, keep=True)
-    weight = walk.shares(values, along, jnp.ones(len(x), x.dtype), gamma)
+    weight = walk.shares(values, along, gamma)
     d = jnp.arange(len(along.start), dtype=jnp.int32)[:, None, None]
     i, j, inside = along.cells(d, along.start, width)
     weight = jnp.where(inside, weight, 0)
@@ -171,7 +171,8 @@ def _core_backward(
 ) -> tuple[Any, ...]:
     x, y, n, m, values = kept
     along = Band.of(n, m, (x.shape[1], y.shape[1]), reach)
-    return *walk.gradients(values, along, seed, gamma, x, y), None, None
+    by_x, by_y = walk.gradients(values, along, gamma, x, y)
+    return seed[:, None, None] * by_x, seed[:, None, None] * by_y, None, None
 
 
 _core.defvjp(_core_forward, _core_backward)
