@@ -56,7 +56,7 @@ def lagged_correlation(
 @functools.partial(jax.jit, static_argnums=(4,), static_argnames=("gamma", "band"))
 def lagged_soft_dtw(
     x: Float[Array, "B L"], y: Float[Array, "B L"], x_mask: Bool[Array, "B L"],
-    y_mask: Bool[Array, "B L"], lags: tuple[int, int], *, gamma: float = 0.1, band: int = 2,
+    y_mask: Bool[Array, "B L"], lags: tuple[int, int], *, gamma: float = 0.1, band: int = 1,
 ) -> Float[Array, "B K"]:  # fmt: skip
     """Soft-DTW distance per frame of what stands side by side at each lag.
 

@@ -30,8 +30,10 @@ from emojax.data.progress import progress
 from emojax.errors import ConfigError
 from emojax.files import write_atomically
 
-COLUMNS = ("dialogue", "speaker", "start", "end", "text", "label", "media")
+COLUMNS = ("dialogue", "speaker", "start", "end", "text", "label", "media", "split")
 """Of the manifest; times in seconds, `media` relative to the manifest."""
+SPLITS = ("train", "train", "train", "train", "validation", "test")
+"""Of one conversation after the other, over and over."""
 MANIFEST, TRUTH, CONFIG = "manifest.csv", "truth.json", "simulator.json"
 
 
@@ -61,7 +63,7 @@ def simulate_media(config: MediaConfig, out: Path) -> Path:
             name = each.id + (".mkv" if frames else ".wav")
             if not (out / name).exists():
                 _record(each, config, out / name, sound=sound, frames=frames)
-            rows += _rows(each, config, name)
+            rows += _rows(each, config, name, SPLITS[number % len(SPLITS)])
             truth.append(_truth(each, config, sound, frames))
             done(1)
     text = io.StringIO()
@@ -148,11 +150,11 @@ def _packets(samples: np.ndarray, first: int, stream: Any, config: MediaConfig) 
         yield stream.encode(frame)
 
 
-def _rows(each: Scene, config: MediaConfig, name: str) -> list[tuple[str, ...]]:
+def _rows(each: Scene, config: MediaConfig, name: str, split: str) -> list[tuple[str, ...]]:
     return [
         (
             each.id, "ABC"[each.speaker[k]], f"{each.start[k]:.3f}", f"{each.end[k]:.3f}",
-            each.text[k], config.process.labels[each.emotion[k]], name,
+            each.text[k], config.process.labels[each.emotion[k]], name, split,
         )
         for k in range(len(each))
     ]  # fmt: skip
