@@ -213,6 +213,47 @@ def _parser() -> argparse.ArgumentParser:
     )
     published.add_argument("--window", type=int, default=20, help="likewise (default 20)")
 
+    featurize = _command(
+        commands, "featurize", _featurize, "make a corpus from a folder of recordings",
+        "MANIFEST is a CSV file with the columns dialogue,speaker,start,end,text,label,media and,\n"
+        "if wanted, utterance and split. Times are seconds in the recording; empty ones mean its\n"
+        "start and end. media is relative to the manifest's folder: wav, mp4, mkv, avi, ...\n"
+        "A clip that is broken, silent, too short or mistimed, or shows no face, is listed in\n"
+        "DIR/set_aside.csv; the utterance is kept with what else there is of it. Started again,\n"
+        "the same command goes on where it was stopped. Needs the extra `media`.\n\n"
+        "examples:\n"
+        "  emojax featurize calls/manifest.csv --out calls_corpus --text-encoder minilm\n"
+        "  emojax train --out runs/calls --data calls_corpus",
+    )  # fmt: skip
+    featurize.add_argument("manifest", type=Path, metavar="MANIFEST")
+    featurize.add_argument("--out", type=Path, required=True, metavar="DIR")
+    featurize.add_argument(
+        "--text-encoder", default="", metavar="NAME",
+        help='text features: "minilm", or the folder of a BERT (default: hashed words, a stand-in)',
+    )  # fmt: skip
+    featurize.add_argument(
+        "--vision-weights", type=Path, metavar="FILE",
+        help="a pretrained MobileNetV2 or VGG-16 (VGG-Face) for the face crops, as safetensors or "
+        "a state dict of PyTorch (default: plain measures of the face, which need no weights)",
+    )  # fmt: skip
+    featurize.add_argument(
+        "--vision-size", type=int, default=0, metavar="PIXELS",
+        help="rows and columns of the crops for a MobileNetV2 (96)",
+    )  # fmt: skip
+    featurize.add_argument(
+        "--faces", choices=("find", "whole"), default="find",
+        help="find faces, or take every picture's middle for one (find)",
+    )  # fmt: skip
+    featurize.add_argument(
+        "--fps", type=float, default=5.0, metavar="N", help="pictures a second looked at (5)"
+    )
+    featurize.add_argument(
+        "--longest", type=float, default=60.0, metavar="SECONDS",
+        help="an utterance that lasts longer is taken for mistimed (60)",
+    )  # fmt: skip
+    featurize.add_argument("--workers", type=int, metavar="N", help="processes (one a core)")
+    featurize.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
     aot = _command(
         commands, "aot", _aot, "compile the train step for a TPU slice that is not here",
         "Reports memory per device, FLOPs, bytes and collectives. Needs libtpu and no TPU. Exits\n"
@@ -498,6 +539,29 @@ def _import_authors(options: argparse.Namespace) -> int:
             heads=options.heads, window=options.window,
         )
     )  # fmt: skip
+    return 0
+
+
+def _featurize(options: argparse.Namespace) -> int:
+    from emojax.featurize import card
+    from emojax.featurize.run import featurize
+    from emojax.featurize.worker import Settings
+
+    settings = Settings(
+        rate=options.fps, faces=options.faces, longest=options.longest,
+        vision=str(options.vision_weights or ""), size=options.vision_size,
+    )  # fmt: skip
+    made = featurize(
+        options.manifest, options.out, settings, text_encoder=options.text_encoder,
+        workers=options.workers,
+    )  # fmt: skip
+    for line in card.lines(made.card):
+        print(line)
+    print(f"Measured now: {made.measured}. Card: {made.folder / 'card.md'}")
+    if made.corpus is None:
+        print("Too few dialogues to train on; emojax predict RUN reads the folder")
+    else:
+        print(f"Next: emojax train --out RUN --data {made.folder}")
     return 0
 
 

@@ -350,3 +350,13 @@ class EmojaxSimulated(EmojaxBuilder):
     """
 
     CORPUS = "simulated"
+
+
+class EmojaxFeaturized(EmojaxBuilder):
+    """Conversations that `emojax featurize` made from somebody's own recordings.
+
+    Text features, functionals of log-mel and prosody, and features of the face; the corpus card
+    beside them says how they were made and what was set aside.
+    """
+
+    CORPUS = "featurized"

@@ -158,6 +158,11 @@ def make_splits(
     if validation_fraction is None:
         mosi = corpus.signature.name == "mosi"
         validation_fraction = MOSI_VALIDATION_FRACTION if mosi else VALIDATION_FRACTION
+    if "train" not in corpus.splits and name != LEAVE_ONE_SESSION_OUT:
+        raise DataError(
+            "there is no training split", file=corpus.source,
+            fix="Give more conversations; these can be predicted",
+        )  # fmt: skip
     everyone = [conversation for split in corpus.splits.values() for conversation in split]
     ids: dict[str, Sequence[str]]
     if name == LEAVE_ONE_SESSION_OUT:

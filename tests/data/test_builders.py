@@ -19,7 +19,8 @@ from emojax.data.splits import make_splits
 from emojax.errors import ConfigError, DataError
 from tests.data.conftest import SIGNATURE, make_conversation
 
-NAMES = ("emojax_iemocap", "emojax_meld", "emojax_meld_text", "emojax_mosi", "emojax_simulated")
+CORPORA = ("featurized", "iemocap", "meld", "meld_text", "mosi", "simulated")
+NAMES = tuple(f"emojax_{name}" for name in CORPORA)
 
 
 def prepared(name: str, data_dir: Path, **options) -> tfds.core.DatasetBuilder:

@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emojax.data.readers import iemocap, meld, meld_text, mosi, safe_pickle
+from emojax.data.readers import featurized, iemocap, meld, meld_text, mosi, safe_pickle
 from emojax.data.readers.corpus import SPLITS, Corpus, natural_key
 from emojax.errors import DataError
 
@@ -21,7 +21,7 @@ SIMULATED = "simulated"
 """Stands for the embedded corpus where a path is expected; a file of that name is ./simulated."""
 
 _PICKLES = (iemocap, meld)
-_FOLDERS = (meld_text, mosi)
+_FOLDERS = (meld_text, mosi, featurized)
 _KNOWN = "Known layouts: " + ", ".join(
     [layout.title for module in _PICKLES for layout in module.LAYOUTS]
     + [module.TITLE for module in _FOLDERS]

@@ -1,0 +1,1 @@
+"""From a folder of recordings to a corpus: what was said, heard and seen, as features."""

@@ -1,0 +1,1 @@
+"""EmoDB, leave one speaker out."""
