@@ -245,6 +245,11 @@ def _parser() -> argparse.ArgumentParser:
         help="find faces, or take every picture's middle for one (find)",
     )  # fmt: skip
     featurize.add_argument(
+        "--align", choices=("correlation", "soft_dtw"), default="",
+        help="measure by how much pictures are behind the sound, in each recording, and make up "
+        "for it (default: take them as they are)",
+    )  # fmt: skip
+    featurize.add_argument(
         "--fps", type=float, default=5.0, metavar="N", help="pictures a second looked at (5)"
     )
     featurize.add_argument(
@@ -309,7 +314,8 @@ def _parser() -> argparse.ArgumentParser:
         "conversation, and DIR/truth.json with lags, sarcasm and the exact posterior. The same\n"
         "command goes on where it was stopped. Frames need PyAV.\n\n"
         "example:\n"
-        "  emojax simulate-media --out recordings --lag 0.2 2 --sound-snr 10 --frame-snr 10",
+        "  emojax simulate-media --out recordings --lag 0.2 2 --sound-snr 10 --frame-snr 10\n"
+        "  emojax featurize recordings/manifest.csv --out corpus --faces whole --align correlation",
     )  # fmt: skip
     media.add_argument("--out", type=Path, required=True, metavar="DIR")
     media.add_argument("--conversations", type=int, default=24, metavar="N", help="default 24")
@@ -548,7 +554,7 @@ def _featurize(options: argparse.Namespace) -> int:
     from emojax.featurize.worker import Settings
 
     settings = Settings(
-        rate=options.fps, faces=options.faces, longest=options.longest,
+        rate=options.fps, faces=options.faces, align=options.align, longest=options.longest,
         vision=str(options.vision_weights or ""), size=options.vision_size,
     )  # fmt: skip
     made = featurize(
