@@ -37,6 +37,10 @@ class InputConfig:
     """Those the model may use; the others are treated as missing."""
     speaker_embedding: bool = False
     """Learn who the speakers are, for corpora whose speakers return."""
+    alignment: Literal["none", "memory", "attention"] = "none"
+    """Let audio and video of an utterance be found at its neighbours, for recordings whose streams
+    are out of step by more than an utterance: by an LSTM over all streams, or by cross-modal
+    attention. `emojax.data.align` mends what can be measured before."""
     causal: bool = False
     """Never look ahead, so that streaming gives what a whole conversation gives."""
     dtype: Dtype = "float32"
@@ -52,6 +56,10 @@ class InputConfig:
         require(
             self.width % heads == 0, "model.heads",
             f"must divide model.width = {self.width}, not {heads}",
+        )  # fmt: skip
+        require(
+            self.alignment != "attention" or self.width % 4 == 0, "model.width",
+            f'must be a multiple of 4 for model.alignment = "attention", not {self.width}',
         )  # fmt: skip
         fraction(self, "model", "dropout", "input_dropout", "modality_dropout", "feature_mix")
         require(

@@ -99,6 +99,11 @@ def from_dict(values: dict[str, Any], kind: type[T] = Config) -> T:  # type: ign
         raise ConfigError(_explain(error)) from error
 
 
+_LATER: dict[str, dict[str, Any]] = {"model": {"alignment": "none"}}
+"""Settings that came after results were stored. At these values they do not count in a hash, so
+that stored results are still found."""
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Nested dictionaries of plain values; `from_dict` reads them back to an equal config."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
@@ -107,8 +112,13 @@ def to_dict(config: Any) -> dict[str, Any]:
 def digest(config: Any) -> str:
     """Hash of every value of a config, independent of the order of fields."""
     # Read back first: 0 and 0.0 are the same rate and must not differ in the hash.
-    config = from_dict(to_dict(config), type(config))
-    text = json.dumps(to_dict(config), sort_keys=True)
+    values = to_dict(from_dict(to_dict(config), type(config)))
+    for section, later in _LATER.items():
+        known = values.get(section, {})
+        for name, default in later.items():
+            if name in known and known[name] == default:
+                del known[name]
+    text = json.dumps(values, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -116,6 +116,13 @@ def follow(pictures: Iterable[Picture], size: int, faces: Literal["find", "whole
     )  # fmt: skip
 
 
+def largest(pixels: np.ndarray, size: int, faces: Literal["find", "whole"]) -> np.ndarray | None:
+    """u8[size, size, 3], the largest face of a picture by itself, if there is one."""
+    boxes = _whole(pixels) if faces == "whole" else _find(pixels)
+    around = 1.0 if faces == "whole" else _AROUND
+    return _crop(pixels, boxes[0], size, around) if boxes else None
+
+
 def _rank(track: _Track) -> tuple[float, float]:
     area = sum(side * side for _, _, side in track.boxes)
     away = sum(math.hypot(column, row) for column, row, _ in track.boxes) / len(track.boxes)

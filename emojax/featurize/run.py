@@ -18,6 +18,7 @@ import numpy as np
 
 from emojax import __version__
 from emojax.config.checks import require
+from emojax.data.align.lag import METHODS
 from emojax.data.prepare import PreparedCorpus, prepare
 from emojax.data.progress import progress
 from emojax.data.readers import featurized
@@ -101,6 +102,10 @@ def featurize(
 
 def _check(settings: Settings) -> None:
     require(0 < settings.rate <= 120, "fps", f"must be in (0, 120], not {settings.rate}")
+    require(
+        settings.align in ("", *METHODS), "align",
+        f"is {' or '.join(METHODS)}, not {settings.align!r}",
+    )  # fmt: skip
     require(settings.faces in ("find", "whole"), "faces", f"is find or whole, not {settings.faces}")
     require(
         0 < settings.shortest < settings.longest <= 600, "longest",

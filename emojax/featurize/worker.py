@@ -37,6 +37,8 @@ class Settings:
     Attributes:
       rate: pictures a second that are looked at.
       faces: "find" or "whole".
+      align: "", or how the lag of a recording's pictures behind its sound is estimated, by which
+        they are then taken later: "correlation" or "soft_dtw".
       vision: file of a pretrained encoder, "" for plain measures.
       size: rows and columns of the crops for it, 0 for its own.
       shortest, longest: seconds of an utterance.
@@ -46,6 +48,7 @@ class Settings:
 
     rate: float = 5.0
     faces: str = "find"
+    align: str = ""
     vision: str = ""
     size: int = 0
     shortest: float = 0.1
@@ -61,7 +64,8 @@ def measure(
 
     Returns:
       "audio", "visual": features, or None; "aside": {modality: reason} of what was set aside;
-      "absent": modalities of which the recording has no track; "faces": counts.
+      "absent": modalities of which the recording has no track; "faces": counts; "lag": seconds by
+      which pictures were taken later.
     """
     found: dict[str, Any] = {
         "audio": None,
@@ -69,13 +73,21 @@ def measure(
         "aside": {},
         "absent": [],
         "faces": None,
+        "lag": 0.0,
     }
     reason = _impossible(path, start, end, settings) or _beyond(path, start, end, settings)
     if reason:
         found["aside"] = {"audio": reason, "visual": reason}
         return found
-    for modality, of in (("audio", _audio), ("visual", _visual)):
-        of(found, modality, path, start, end, settings, encoder)
+    if settings.align:
+        from emojax.featurize import synchrony
+
+        found["lag"] = synchrony.lag_of(path, settings.faces, settings.align)
+    _audio(found, "audio", path, start, end, settings, encoder)
+    # Pictures from before the recording begins are not there.
+    first = max(start + found["lag"], 0.0)
+    last = None if end is None else max(end + found["lag"], first)
+    _visual(found, "visual", path, first, last, settings, encoder)
     if len(found["absent"]) == 2:
         found["aside"] = dict.fromkeys(("audio", "visual"), "neither sound nor video in it")
     return found

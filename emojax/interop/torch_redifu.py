@@ -59,6 +59,7 @@ class RedifuConfig:
     feature_mix: float = 0.0
     modalities: tuple[str, ...] = MODALITIES
     speaker_embedding: bool = False
+    alignment: str = "none"
     causal: bool = False
     dtype: str = "float32"
     heads: int = 4
@@ -96,6 +97,7 @@ class RedifuAuthorsConfig:
 CHOICES = {
     "attention": ("temporal", "dual", "v2", "none"),
     "cross_modal": ("none", "utterance", "window"),
+    "alignment": ("none",),
     "branch": ("iemocap", "meld"),
     "modalities": MODALITIES,
 }

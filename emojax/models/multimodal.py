@@ -11,6 +11,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from emojax.config.swept import off
+from emojax.nn.alignment import Alignment
 from emojax.nn.layers import Dropout, Standardise, dense
 from emojax.nn.sharding import constrain, stream
 from emojax.ops.random import keep_mask
@@ -33,9 +34,15 @@ class Multimodal(nn.Module):
         """Each modality at model width, and which of them are there to be used."""
         allowed = jnp.array([modality in self.config.modalities for modality in MODALITIES])
         present = self.hide_modalities(batch.present & allowed, batch.segment)
-        return [
+        found = [
             self.embed(batch, present[:, :, i], modality) for i, modality in enumerate(MODALITIES)
-        ], present
+        ]
+        c = self.config
+        if c.alignment != "none":
+            dtype = jnp.dtype(c.dtype)
+            align = Alignment(c.alignment, c.causal, c.dropout, dtype, name="alignment")
+            found = align(found, batch.segment, batch.position)
+        return found, present
 
     def embed(
         self, batch: Batch, present: Bool[Array, "B L"], modality: str

@@ -44,6 +44,13 @@ CASES = {
     **{f"{name}, causal": dataclasses.replace(BASELINES[name], causal=True) for name in CONTEXT},
     "single, visual": dataclasses.replace(BASELINES["single"], modalities=("visual",)),
     "late_fusion, average": dataclasses.replace(BASELINES["late_fusion"], decision="average"),
+    **{
+        f"early_fusion, aligned by {how}{', causal' * causal}": dataclasses.replace(
+            BASELINES["early_fusion"], alignment=how, causal=causal
+        )
+        for how in ("memory", "attention")
+        for causal in (False, True)
+    },
     "mult, two layers": dataclasses.replace(BASELINES["mult"], layers=2),
 }
 CONVERSATIONS = [random_conversation(seed, length) for seed, length in enumerate([9, 4, 1, 7, 12])]
@@ -133,8 +140,10 @@ def test_causal_mode_never_looks_ahead(model):
         changed[j] += 1
         return np.abs(alone(apply, dataclasses.replace(conversation, **{name: changed})) - before)
 
-    looks_around = config.name == "redifu" or config.name in CONTEXT
     for name in config.modalities:
+        looks_around = config.name in ("redifu", *CONTEXT) or config.alignment == "memory"
+        # Aligned by attention, words ask and are not asked.
+        looks_around |= config.alignment == "attention" and name != "text"
         found = np.stack([influence(name, j).max(-1) for j in range(LONGEST)], 1)  # i, j
         future = np.triu(np.ones_like(found, bool), 1)
         assert (np.diag(found) > 0).all()

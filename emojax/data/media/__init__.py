@@ -1,0 +1,1 @@
+"""Recordings: sound, frames and words with times."""
