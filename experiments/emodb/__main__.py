@@ -29,6 +29,7 @@ def main() -> int:
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("runs/emodb"), metavar="DIR")
     parser.add_argument("--seeds", type=int, default=5, help="of each test speaker (default 5)")
+    parser.add_argument("--first-seed", type=int, default=0, metavar="N")
     parser.add_argument(
         "--steps",
         type=int,
@@ -69,7 +70,8 @@ def train(o: argparse.Namespace, began: float) -> None:
     )  # fmt: skip
     say(f"{len(study.sounds.count)} utterances heard")
     names = list(search.CANDIDATES)[: o.candidates]
-    run(study, seeds=o.seeds, candidates=names)
+    seeds = range(o.first_seed, o.first_seed + o.seeds)
+    run(study, seeds=seeds, candidates=names)
 
 
 def rivals(o: argparse.Namespace, began: float) -> None:

@@ -25,8 +25,11 @@ from emojax.ops.audio.spectrum import MelConfig, log_mel
 from emojax.ops.random import TracedRate
 
 # Nothing is above 7.3 kHz in these recordings.
-MEL = MelConfig(hop=256, bands=48, high=7200.0)
-PROSODY = ProsodyConfig(hop=256, delta=5)
+MEL = MelConfig(hop=320, bands=48, high=7200.0)
+PROSODY = ProsodyConfig(hop=320, delta=5)
+ENCODER = AudioConfig(
+    channels=(16, 32, 64, 96), recurrent=48, prosody_step=2, features=96, functionals=1.0
+)
 CLEAN = 256
 """Utterances from which a trained network's statistics are taken."""
 BANDS_A_FACTOR = 16.6
@@ -76,7 +79,7 @@ class Settings(NamedTuple):
     gain: float = 6.0
     tilt: float = 6.0
     noise: float = 0.5
-    frames: float = 25.0
+    frames: float = 20.0
     bands: float = 8.0
     absolute: float = 1.0
     functionals: float = 1.0

@@ -6,7 +6,7 @@ by leaving out each training speaker in turn. Nothing of the test speaker is use
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,53 +61,47 @@ def decided(corpus: Corpus, name: str, x: np.ndarray, kernel: str) -> list[dict[
     lines = []
     for test, speaker in enumerate(track(SPEAKERS, description=name)):
         training = [s for s in range(len(SPEAKERS)) if s != test]
-        reached = {
-            penalty: recall(
-                pair
-                for other in training
-                for pair in _pairs(corpus, x, kernel, penalty, training, other)
-            )
-            for penalty in PENALTIES[kernel]
-        }
+        pairs: dict[float, list[tuple[int, int]]] = {p: [] for p in PENALTIES[kernel]}
+        for other in training:
+            truth = corpus.label[corpus.speaker == other].tolist()
+            rest = [s for s in training if s != other]
+            for penalty, said in _said(corpus, x, kernel, PENALTIES[kernel], rest, other).items():
+                pairs[penalty] += zip(truth, said.tolist(), strict=True)
+        reached = {penalty: recall(each) for penalty, each in pairs.items()}
         best = max(reached, key=reached.__getitem__)
         asked = np.flatnonzero(corpus.speaker == test)
-        said = _machine(corpus, x, kernel, best, training)(x[asked])
-        lines.append(
-            {
-                "stage": "rival",
-                "settings": name,
-                "held": [speaker],
-                "seed": 0,
-                "penalty": best,
-                "reached": reached,
-                "names": [corpus.names[i] for i in asked],
-                "label": corpus.label[asked].tolist(),
-                "both": said.tolist(),
-            }
-        )
+        said = _said(corpus, x, kernel, (best,), training, test)[best]
+        line = {"stage": "rival", "settings": name, "held": [speaker], "seed": 0, "penalty": best}
+        line |= {"reached": reached, "names": [corpus.names[i] for i in asked]}
+        lines.append(line | {"label": corpus.label[asked].tolist(), "both": said.tolist()})
     return lines
 
 
-def _pairs(
-    corpus: Corpus, x: np.ndarray, kernel: str, penalty: float, training: list[int], out: int
-) -> list[tuple[int, int]]:
-    rest = [s for s in training if s != out]
-    asked = np.flatnonzero(corpus.speaker == out)
-    said = _machine(corpus, x, kernel, penalty, rest)(x[asked])
-    return list(zip(corpus.label[asked].tolist(), said.tolist(), strict=True))
-
-
-def _machine(
-    corpus: Corpus, x: np.ndarray, kernel: str, penalty: float, speakers: list[int]
-) -> Callable[[np.ndarray], np.ndarray]:
+def _said(
+    corpus: Corpus,
+    x: np.ndarray,
+    kernel: str,
+    penalties: Sequence[float],
+    speakers: Sequence[int],
+    test: int,
+) -> dict[float, np.ndarray]:
+    """Decisions on a speaker's utterances by machines of other speakers', a penalty each."""
     from sklearn.svm import SVC
 
     chosen = np.isin(corpus.speaker, speakers)
     mean, deviation = x[chosen].mean(0), x[chosen].std(0)
-    scale = np.where(deviation > 1e-9, deviation, 1)
+    scaled = (x - mean) / np.where(deviation > 1e-9, deviation, 1)
+    known, asked = scaled[chosen].astype(float), scaled[corpus.speaker == test].astype(float)
 
-    def standard(x: np.ndarray) -> np.ndarray:
-        return ((x - mean) / scale).astype(np.float64)
+    def likeness(a: np.ndarray) -> np.ndarray:
+        if kernel == "linear":
+            return a @ known.T
+        apart = (a**2).sum(1)[:, None] + (known**2).sum(1) - 2 * a @ known.T
+        return np.exp(-apart / (known.shape[1] * known.var()))  # what scikit-learn calls "scale"
 
-    fitted = SVC(kernel=kernel, C=penalty).fit(standard(x[chosen]), corpus.label[chosen])
-    return lambda asked: fitted.predict(standard(asked))
+    of_known, of_asked = likeness(known), likeness(asked)
+    machines = {p: SVC(kernel="precomputed", C=p) for p in penalties}
+    return {
+        p: machine.fit(of_known, corpus.label[chosen]).predict(of_asked)
+        for p, machine in machines.items()
+    }

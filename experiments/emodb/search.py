@@ -67,10 +67,10 @@ class Job:
     seed: int
 
 
-def fixed(seeds: int) -> list[Job]:
+def fixed(seeds: Iterable[int]) -> list[Job]:
     """Every test speaker and seed with the first candidate."""
     first = next(iter(CANDIDATES))
-    return [Job(FIXED, first, (s,), seed) for seed in range(seeds) for s in SPEAKERS]
+    return [Job(FIXED, first, (s,), seed) for seed in seeds for s in SPEAKERS]
 
 
 def search(candidate: str) -> list[Job]:
@@ -79,9 +79,9 @@ def search(candidate: str) -> list[Job]:
     return [Job(SEARCH, candidate, pair, 1000 + i) for i, pair in enumerate(pairs)]
 
 
-def final(chosen: Mapping[str, str], seeds: int) -> list[Job]:
+def final(chosen: Mapping[str, str], seeds: Iterable[int]) -> list[Job]:
     """Every test speaker and seed with the settings chosen for that speaker."""
-    return [Job(FINAL, chosen[s], (s,), seed) for seed in range(seeds) for s in SPEAKERS]
+    return [Job(FINAL, chosen[s], (s,), seed) for seed in seeds for s in SPEAKERS]
 
 
 def choose(

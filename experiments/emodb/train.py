@@ -15,10 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from emojax.nn.encoders.audio import AudioConfig
 from experiments.emodb import search
 from experiments.emodb.corpus import EMOTIONS, SPEAKERS, Corpus
-from experiments.emodb.program import Lane, Program, Settings, hear
+from experiments.emodb.program import ENCODER, Lane, Program, Settings, hear
 from experiments.emodb.search import CANDIDATES, FINAL, Job
 
 RESULTS = "lanes.jsonl"
@@ -54,7 +53,7 @@ class Study:
         self.batch, self.deadline = batch, deadline
         self.segment = min(SEGMENT, steps)
         self.programs: tuple[Any, Any, Any] | None = None
-        self.program = Program(AudioConfig(), len(EMOTIONS), batch=batch, at_once=at_once)
+        self.program = Program(ENCODER, len(EMOTIONS), batch=batch, at_once=at_once)
         _mend(out / RESULTS)
         before = lines_of(out / RESULTS)
         self.done = {_job(line) for line in before}
@@ -73,7 +72,7 @@ class Study:
             return
         lanes, which = self.lanes(jobs)
         start, train, ask = self.compiled(lanes, which)
-        if not self.settled:
+        if not self.settled and self.deadline < math.inf:
             began = time.monotonic()
             jax.block_until_ready(train(start(lanes, self.sounds), lanes, self.sounds))
             self.settle(time.monotonic() - began)
@@ -97,9 +96,8 @@ class Study:
         """How long trainings may be if a segment of a chunk takes so many seconds."""
         self.settled = True
         left = (self.deadline - time.monotonic()) / (CHUNKS + 0.5)
-        possible = left / seconds if left < math.inf else math.inf
-        if possible * self.segment < self.steps:
-            self.steps = min(self.steps, max(LEAST, self.segment * int(possible)))
+        possible = self.segment * int(max(left, 0) / seconds)
+        self.steps = min(self.steps, max(LEAST, possible))
         self.say(f"{self.segment} steps of a chunk take {seconds:.1f} s; trainings of {self.steps}")
 
     def compiled(self, *given: Any) -> tuple[Any, Any, Any]:
@@ -160,26 +158,26 @@ class Study:
         return line
 
 
-def run(study: Study, *, seeds: int, candidates: Sequence[str]) -> None:
+def run(study: Study, *, seeds: range, candidates: Sequence[str]) -> None:
     """Fixed settings first, so that there is something; then the search; then what it found.
 
     The search ends early if the last stage would otherwise not be done by its deadline.
     """
     queue = search.fixed(seeds) + [job for name in candidates for job in search.search(name)]
-    last = -(-seeds * len(SPEAKERS) // study.width)
+    several = max(len(seeds), study.width // len(SPEAKERS))  # a chunk costs the same, full or not
+    last = -(-several * len(SPEAKERS) // study.width)
     while left := study.left(queue):
         if time.monotonic() + (1 + last) * 1.05 * study.seconds > study.deadline:
             study.say(f"time is short: {len(left)} lanes of the search are left out")
             break
         study.run(left)
     chosen, reached = search.choose(lines_of(study.out / RESULTS))
-    for speaker, name in chosen.items():
-        study.say(f"for {speaker}: {name} {reached[speaker].get(name, float('nan')):.3f}")
-    # A chunk costs what it costs, full or not.
     if not any(reached.values()):
-        study.say("there was no time to search: what is fixed is all there is")
+        study.say("there was no search: what is fixed is all there is")
         return
-    jobs = search.final(chosen, max(seeds, study.width // len(SPEAKERS)))
+    for speaker, name in chosen.items():
+        study.say(f"for {speaker}: {name} {reached[speaker][name]:.3f}")
+    jobs = search.final(chosen, range(seeds.start, seeds.start + several))
     while left := study.left(jobs):
         study.run(left)
     lines = [line for line in lines_of(study.out / RESULTS) if line["stage"] == FINAL]
