@@ -254,10 +254,8 @@ class Program:
             hide = functools.partial(spec_augment, frames=s.frames, bands=s.bands)
             each = jax.random.split(keys[2], self.batch)
             n, size, bands, channels = mel.shape
-            mel = (
-                jax.vmap(hide)(each, mel.reshape(n, size, -1), count, fill=0.0)
-                if 0
-                else (jax.vmap(lambda k, x, c: hide_channels(k, x, c, s))(each, mel, count))
+            mel = jax.vmap(hide)(each, mel.reshape(n, size, -1), count, fill=0.0) if 0 else (
+                jax.vmap(lambda k, x, c: hide_channels(k, x, c, s))(each, mel, count)
             )
             target = jax.nn.one_hot(sounds.label[chosen], self.classes)
             share = jax.random.beta(keys[3], 0.4, 0.4, (self.batch,))

@@ -134,7 +134,9 @@ class AttentiveStatistics(nn.Module):
     config: AudioConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "N t E"], real: Bool[Array, "N t"]) -> Float[Array, "N D"]:
+    def __call__(
+        self, x: Float[Array, "N t E"], real: Bool[Array, "N t"]
+    ) -> Float[Array, "N D"]:
         c = self.config
         x = dense(c.features, c.dtype, "enter")(x)
         x = gelu(LayerNorm(name="norm")(x)).astype(jnp.float32)
