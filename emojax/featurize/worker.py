@@ -82,7 +82,7 @@ def measure(
     if settings.align:
         from emojax.featurize import synchrony
 
-        found["lag"] = synchrony.lag_of(path, settings.faces, settings.align)  # type: ignore[arg-type]
+        found["lag"] = synchrony.lag_of(path, settings.faces, settings.align)
     _audio(found, "audio", path, start, end, settings, encoder)
     # Pictures from before the recording begins are not there.
     first = max(start + found["lag"], 0.0)
