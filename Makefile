@@ -4,11 +4,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo web-demo test lint types clean
+.PHONY: demo demo-raw web-demo test lint types clean
 
 demo: $(VENV)/.base
 	$(BIN)/emojax train --out runs/demo --resume
 	$(BIN)/emojax evaluate runs/demo
+
+# From recordings that are made there and then, faces up to two seconds behind their voices, to a
+# report: sound and pictures are measured, each recording's lag among them.
+demo-raw: $(VENV)/.base
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[media]'
+	$(BIN)/emojax simulate-media --out runs/demo_raw_media --conversations 120 --size 64 \
+	  --lag 0.2 2 --sound-snr 10 --frame-snr 10
+	$(BIN)/emojax featurize runs/demo_raw_media/manifest.csv --out runs/demo_raw_corpus \
+	  --faces whole --align correlation
+	$(BIN)/emojax train --out runs/demo_raw --resume --data runs/demo_raw_corpus \
+	  --set model.width=32 --set train.epochs=40
+	$(BIN)/emojax evaluate runs/demo_raw
 
 # A small model, its page, and a server of it for this machine alone; ends with Ctrl-C.
 web-demo: $(VENV)/.base

@@ -161,7 +161,7 @@ def frames(z: Float[Array, "B I D"], at: Array) -> Float[Array, "T D B"]:
     return jnp.take_along_axis(z, at.T[..., None], 1).transpose(1, 2, 0)
 
 
-def _hand_on(carry: tuple[Array, Array], now: tuple[Array, ...]) -> tuple[Array, ...]:
+def _hand_on(carry: tuple[Array, ...], now: tuple[Array, ...]) -> tuple[Array, ...]:
     """What one anti-diagonal hands on to the two before, and its own shares, now complete."""
     here, far = carry
     moved, last, diagonal, up, left = now
