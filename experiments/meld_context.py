@@ -8,8 +8,9 @@ The second stage behind `experiments.meld_text`. Rows, all of them chosen on val
 
   frozen MiniLM, logistic regression     no context; the strength of the penalty is chosen
   frozen MiniLM, MODEL                   the features of `data.text_encoder=minilm`
-  fine-tuned MiniLM                      the first stage's own decision
-  fine-tuned MiniLM, MODEL               its features; the k-th seed on those of the k-th encoder
+  fine-tuned MiniLM, MODEL               the first stage's features; the k-th seed on those of the
+                                         k-th encoder
+  fine-tuned and frozen MiniLM, MODEL    both side by side
 
 `--features` are files that `meld_text` wrote or folders of encoders that `emojax finetune-text`
 left. Runs are ordinary ones of `emojax train` under OUT/runs; their settings stand in
@@ -39,7 +40,7 @@ from experiments.seeds import reports
 from experiments.sheet import Sheet, spread
 
 BASE = Path(__file__).parent / "meld_context.toml"
-MODELS = ("redifu", "dialogue_gcn", "bc_lstm")
+MODELS = ("redifu",)
 PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1)
 """Inverse strengths C of the logistic regression."""
 SPLITS = ("validation", "test")
@@ -56,14 +57,19 @@ class StoredFeatures:
 
     Args:
       path: `features-SEED.npz` of `experiments.meld_text`.
+      beside: a corpus whose text features are to stand beside them.
     """
 
-    def __init__(self, path: Path):
-        self.name = str(path)
-        self.fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
+    def __init__(self, path: Path, beside: PreparedCorpus | None = None):
+        self.name = f"{path}+{beside.text_encoder}" if beside else str(path)
+        digest = hashlib.sha256(path.read_bytes() + str(beside and beside.hashes).encode())
+        self.fingerprint = digest.hexdigest()
         with np.load(path) as file:
-            parts = [file[split].astype(np.float32) for split in ("train", "validation", "test")]
+            parts = [file[split].astype(np.float32) for split in ("train", *SPLITS)]
         self._features = np.concatenate(parts)
+        if beside is not None:
+            text = [c.text for split in ("train", *SPLITS) for c in beside.split(split)]
+            self._features = np.concatenate([self._features, np.concatenate(text)], axis=1)
         self.width = self._features.shape[1]
         self.config = types.SimpleNamespace(longest=1)
         self._next = 0
@@ -81,10 +87,12 @@ class StoredFeatures:
         return self._features[[shown.ids[0] for shown in pieces]]
 
 
-def prepared(source: str, features: Path | str, data_dir: Path) -> PreparedCorpus:
-    """MELD with the features of a file, a folder or "minilm"."""
+def prepared(
+    source: str, features: Path | str, data_dir: Path, beside: PreparedCorpus | None = None
+) -> PreparedCorpus:
+    """MELD with the features of a file, a folder or "minilm"; see `StoredFeatures`."""
     stored = str(features).endswith(".npz")
-    encoder: Any = StoredFeatures(Path(features)) if stored else str(features)
+    encoder: Any = StoredFeatures(Path(features), beside) if stored else str(features)
     return prepare(source, data_dir, text_encoder=encoder)
 
 
@@ -132,7 +140,13 @@ def main() -> int:
     parser.add_argument("--features", type=Path, nargs="*", default=[], metavar="FILE")
     parser.add_argument("--models", nargs="*", default=list(MODELS), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--frozen", action="store_true", help="the rows of frozen features too")
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="FEATURES",
+        help="rows of these, the others "
+        "staying as they are: frozen, fine-tuned, fine-tuned and frozen",
+    )
     parser.add_argument("--validation", action="store_true", help="leave the test split alone")
     parser.add_argument("--redraw", action="store_true", help="the table alone")
     options = parser.parse_args()
@@ -146,17 +160,22 @@ def _run(options: argparse.Namespace) -> None:
         options.config = options.config or BASE
         source, options.data = options.data, None  # the runs' sources are what is prepared
         console, data_dir = Console(), options.out / "data"
-        if options.frozen:
-            frozen = prepared(source, "minilm", data_dir)
+        frozen = prepared(source, "minilm", data_dir)
+        if options.only in ("", "frozen"):
             rows["frozen MiniLM, logistic regression"] = [logistic_regression(frozen)]
             _write(options.out, rows)
-        tuned = [prepared(source, path, data_dir) for path in options.features]
+        features = {
+            "frozen": [frozen],
+            "fine-tuned": [prepared(source, path, data_dir) for path in options.features],
+            "fine-tuned and frozen": [
+                prepared(source, path, data_dir, frozen) for path in options.features
+            ],
+        }
         for model in options.models:
-            for name, corpora in (
-                ("frozen MiniLM", [frozen] if options.frozen else []), ("fine-tuned MiniLM", tuned)
-            ):  # fmt: skip
-                if corpora:
-                    rows[f"{name}, {model}"] = contextual(model, corpora, options, console)
+            for name, corpora in features.items():
+                if corpora and options.only in ("", name):
+                    row = f"{name} MiniLM, {model}"
+                    rows[row] = contextual(model, corpora, options, console)
                     _write(options.out, rows)
     table = sheet(rows).markdown()
     (options.out / "table.md").write_text(table, "utf-8")

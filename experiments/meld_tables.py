@@ -78,40 +78,38 @@ def of_curve(curves: Mapping[str, Curve]) -> Sheet:
         for name, curve in curves.items()
     ]
     header = ["share of the training conversations, %", *(f"{100 * s:g}" for s in SHARES[::-1])]
-    note = f"Test weighted F1, %, mean ± sample deviation of {CURVE_SEEDS} seeds or more."
+    least = min(len(values) for curve in curves.values() for values in curve.values())
+    note = f"Test weighted F1, %, mean ± sample deviation of {least} to {CURVE_SEEDS} seeds."
     return Sheet("Label efficiency", header, rows, note)
 
 
 def saved(curves: Mapping[str, Curve]) -> Sheet:
     """How many labelled conversations pretraining saves at equal weighted F1, seed by seed."""
+    ours, theirs = curves["pretrained"], curves["random weights"]
+    # Seeds of which every share was trained: else their curve would begin too late.
+    whole = min(len(ours.get(share, ())) for share in SHARES)
     rows = []
     for share in SHARES:
-        levels = curves["random weights"].get(share, [])
-        each = [
-            _needed({s: values[k] for s, values in curves["pretrained"].items() if k < len(values)},
-                    level) / share
-            for k, level in enumerate(levels)
-        ]  # fmt: skip
-        if each:
-            least = min(curves["pretrained"])
-            bound = any(need * share <= least for need in each)
-            rows.append(
-                [
-                    f"{100 * share:g}",
-                    spread([100 * x for x in levels]),
-                    ("at least " if bound else "") + spread([100 * (1 - x) for x in each]),
-                ]
-            )
+        levels = theirs.get(share, ())[:whole]
+        if not levels:
+            continue
+        needed = [_needed({s: ours[s][k] for s in SHARES}, x) for k, x in enumerate(levels)]
+        bound = "at least " if min(needed) <= min(SHARES) else ""
+        saved = [100 * (1 - need / share) for need in needed]
+        if min(saved) > 0:
+            rows.append([f"{100 * share:g}", spread([100 * x for x in levels]),
+                         bound + spread(saved), str(len(levels))])  # fmt: skip
     note = (
         "What share of the conversations the pretrained encoder does without, to be as good as one "
         "from random weights that learned from all of the share on the left; between the shares "
         "that were trained, along straight lines over the logarithm. “At least”: some seed is as "
-        "good with the smallest share already."
+        "good with the smallest share already. Shares of which nothing can be said are left out."
     )
     header = [
         "conversations of the encoder from random weights, %",
         "its weighted F1, %",
         "saved, %",
+        "seeds",
     ]
     return Sheet("Labelled conversations saved", header, rows, note)
 
