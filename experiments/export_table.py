@@ -114,11 +114,14 @@ def sheets(table: Table) -> tuple[list[Sheet], list[str]]:
 
     def cell(model: str, format: str, tell: Any) -> str:
         cards = table.of(model, format)
-        for card in cards:
-            if "problem" in card:
-                if card["problem"] not in reasons:
-                    reasons.append(card["problem"])
-                return f"– ({reasons.index(card['problem']) + 1})"
+        for problem in (card["problem"] for card in cards if "problem" in card):
+            # Models share what is wrong with all of them.
+            reason = (
+                problem.replace(f"{model} ", "It ", 1) if problem.startswith(model) else problem
+            )
+            if reason not in reasons:
+                reasons.append(reason)
+            return f"– ({reasons.index(reason) + 1})"
         return tell(cards) if cards else ""
 
     def rows(tell: Any, first: Any = None) -> list[list[str]]:

@@ -40,7 +40,7 @@ def test_sheets_have_models_by_formats_and_reasons_are_notes(table):
     assert score.rows[1] == ["sdt", "81.2", "-0.25", "", "– (1)"]
     assert difference.rows[0][1] == "3e-07"
     assert latency.rows[0][1] == "2.0, 3.0"
-    assert reasons == ["sdt has no module"]
+    assert reasons == ["It has no module"]
 
 
 def test_what_is_kept_is_drawn_again_and_not_exported_again(table, tmp_path):
@@ -48,7 +48,7 @@ def test_what_is_kept_is_drawn_again_and_not_exported_again(table, tmp_path):
     written = (tmp_path / "out" / "table.md").read_text()
     assert "| redifu | 80.2 ± 1.4 | +0.25 ± 0.71 |" in written
     assert "(17 utterances)" in written
-    assert written.endswith("1. sdt has no module.\n")
+    assert written.endswith("1. It has no module.\n")
     assert (tmp_path / "out" / "exports.png").read_bytes().startswith(b"\x89PNG")
     again = Table(table.path)
     assert again.cards == table.cards
