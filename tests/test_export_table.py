@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.export_table import FORMATS, Table, draw, export, sheets
+from experiments import export_table
+from experiments.export_cards import FORMATS, Table, draw, sheets
+from experiments.export_table import export
 
 CARD = {
     "bytes": 1_250_000, "largest_difference": 3e-7, "utterances_of_latency": 17,
@@ -40,7 +43,7 @@ def test_sheets_have_models_by_formats_and_reasons_are_notes(table):
     assert score.rows[1] == ["sdt", "81.2", "-0.25", "", "– (1)"]
     assert difference.rows[0][1] == "3e-07"
     assert latency.rows[0][1] == "2.0, 3.0"
-    assert reasons == ["sdt has no module"]
+    assert reasons == ["It has no module"]
 
 
 def test_what_is_kept_is_drawn_again_and_not_exported_again(table, tmp_path):
@@ -48,7 +51,7 @@ def test_what_is_kept_is_drawn_again_and_not_exported_again(table, tmp_path):
     written = (tmp_path / "out" / "table.md").read_text()
     assert "| redifu | 80.2 ± 1.4 | +0.25 ± 0.71 |" in written
     assert "(17 utterances)" in written
-    assert written.endswith("1. sdt has no module.\n")
+    assert written.endswith("1. It has no module.\n")
     assert (tmp_path / "out" / "exports.png").read_bytes().startswith(b"\x89PNG")
     again = Table(table.path)
     assert again.cards == table.cards
@@ -73,3 +76,19 @@ def test_what_cannot_be_is_told(tiny_run, tmp_path):
     (tmp_path / "mine").write_text("")
     found = export(tiny_run.folder, "onnx", tmp_path, Console(quiet=True))
     assert "holds something already" in found["problem"]
+
+
+def test_latencies_are_measured_again(table, tmp_path, monkeypatch):
+    folder = tmp_path / "exports" / "a1" / "onnx"
+    folder.mkdir(parents=True)
+    (folder / "card.json").write_text("{}")
+    np.savez(folder / "example.npz", text=np.zeros((1, 2, 3)), probability=np.zeros((1, 2, 4)))
+    told = []
+    monkeypatch.setattr(
+        export_table, "reopen", lambda *what: told.append(what) or (lambda arrays: arrays["text"])
+    )
+    export_table.retime(table, tmp_path)
+    assert told == [("onnx", folder)]
+    before, after = (card["latency_ms"] for card in table.of("redifu", "onnx"))
+    assert before == CARD["latency_ms"]
+    assert 0 < after["p50"] < 1

@@ -97,12 +97,32 @@ def torch(weights: Weights, folder: Path, quantize: str | None) -> Exported:
     if name == "redifu_authors":
         _published_state(weights, folder)
     return Exported(
-        path, _torch_runner(path), _versions("torch", "safetensors"),
+        path, reopen("torch", folder), _versions("torch", "safetensors"),
         limits(weights, "train as the JAX model does: it has no feature mixing"),
         "`pip install torch safetensors numpy`, then\n\n```python\nimport torch_redifu\n\n"
         'model = torch_redifu.load("model.safetensors")\n'
         "torch_redifu.predict(model, {\"text\": text, \"speaker\": [0, 1]})\n```",
     )  # fmt: skip
+
+
+def reopen(format: str, folder: Path) -> Callable[[Arrays], Any]:
+    """What runs the export in a folder, in its runtime: inputs by name to probability [B, L, C]."""
+    if format == "torch":
+        return _torch_runner(folder / f"model{SUFFIX}")
+    model: Callable[..., Any]
+    if format == "stablehlo":
+        from emojax.interop.stablehlo import load_stablehlo
+
+        model = load_stablehlo(folder / "model.stablehlo")
+    elif format == "iree":
+        from emojax.interop.iree import IreeModel
+
+        model = IreeModel(folder)
+    else:
+        from emojax.interop.onnx import OnnxModel
+
+        model = OnnxModel(folder / "model.onnx")
+    return lambda arrays: model(*arrays.values())[0]
 
 
 def _torch_runner(path: Path) -> Callable[[Arrays], Any]:
@@ -138,7 +158,7 @@ def onnx(weights: Weights, folder: Path, quantize: str | None) -> Exported:
     """One ONNX file with everything in it."""
     needs("onnx", "onnx")
     needs("onnxruntime", "onnx")
-    from emojax.interop.onnx import OnnxModel, to_onnx
+    from emojax.interop.onnx import to_onnx
     from emojax.interop.onnx_quantize import quantize_onnx
 
     path = folder / "model.onnx"
@@ -148,9 +168,8 @@ def onnx(weights: Weights, folder: Path, quantize: str | None) -> Exported:
         whole = path.stat().st_size
         quantize_onnx(path, path)
         facts["Weights"] = f"int8, {path.stat().st_size / whole:.1%} of the file with floats"
-    model = OnnxModel(path)
     return Exported(
-        path, lambda arrays: model(*arrays.values())[0],
+        path, reopen("onnx", folder),
         facts, limits(weights),
         "`pip install onnxruntime numpy`, then\n\n```python\nimport numpy as np, onnxruntime\n\n"
         'example = dict(np.load("example.npz"))\nexpected = example.pop("probability")\n'
@@ -173,13 +192,12 @@ def stablehlo(weights: Weights, folder: Path, quantize: str | None) -> Exported:
     """A program of XLA's for CPU, GPU and TPU, that `jax.export` reads."""
     floats_only(quantize, "stablehlo")
     needs("flatbuffers", "stablehlo")
-    from emojax.interop.stablehlo import load_stablehlo, to_stablehlo
+    from emojax.interop.stablehlo import to_stablehlo
 
     path = folder / "model.stablehlo"
     to_stablehlo(weights.build(), _on_device(weights), weights.signature, path)
-    call = load_stablehlo(path)
     return Exported(
-        path, lambda arrays: call(*arrays.values())[0],
+        path, reopen("stablehlo", folder),
         {"Platforms": "cpu, cuda, tpu", **_versions("jax")},
         limits(weights, "be read by a JAX half a year older than that which wrote it"),
         "`pip install jax flatbuffers`, then\n\n```python\nimport jax.export, numpy as np\n\n"
@@ -199,12 +217,11 @@ def iree(weights: Weights, folder: Path, quantize: str | None) -> Exported:
             "a time: it would be another model. Use --format onnx"
         )
     needs("iree.compiler", "iree")
-    from emojax.interop.iree import LENGTHS, IreeModel, to_iree
+    from emojax.interop.iree import LENGTHS, to_iree
 
     files = to_iree(weights.build(), _on_device(weights), weights.signature, folder)
-    model = IreeModel(folder)
     return Exported(
-        files[0], lambda arrays: model(*arrays.values())[0],
+        files[0], reopen("iree", folder),
         {"Row lengths": ", ".join(map(str, LENGTHS)), **_versions("iree-base-runtime")},
         limits(weights, f"take conversations of more than {LENGTHS[-1]} utterances",
                "run on other kinds of processors than that which exported it"),
