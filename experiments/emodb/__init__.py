@@ -1,7 +1,9 @@
-"""EmoDB, leave one speaker out: how well does a log-mel CNN with a prosody RNN tell the emotion of a
-speaker it never heard, beside openSMILE's functionals with a support vector machine?
+"""EmoDB, leave one speaker out: the emotion of a speaker whom the model never heard.
 
-    python -m experiments.emodb train --out runs/emodb --candidates 0 --seeds 3 --steps 700 --width 2
+How well does a log-mel CNN with a prosody RNN tell it, beside openSMILE's functionals with a
+support vector machine?
+
+    python -m experiments.emodb train --out runs/emodb --candidates 0 --seeds 3 --steps 700
     python -m experiments.emodb rivals --out runs/emodb       # needs `opensmile` and scikit-learn
     python -m experiments.emodb table --out runs/emodb        # table.md, from the results alone
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from experiments.emodb.corpus import SPEAKERS
-from experiments.emodb.program import Settings
+from experiments.emodb.settings import Settings
 
 _LIGHT = {
     "tempo": 0.1, "voice": 0.05, "pitch": 0.1, "gain": 3.0, "tilt": 3.0, "noise": 0.25,

@@ -17,8 +17,10 @@ from rich.console import Console
 
 from experiments.emodb import search
 from experiments.emodb.corpus import EMOTIONS, SPEAKERS, Corpus
-from experiments.emodb.program import ENCODER, Lane, Program, Settings, hear
+from experiments.emodb.hearing import hear
+from experiments.emodb.program import ENCODER, Lane, Program
 from experiments.emodb.search import CANDIDATES, FINAL, Job
+from experiments.emodb.settings import Settings
 
 RESULTS = "lanes.jsonl"
 SEGMENT = 100
