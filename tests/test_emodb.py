@@ -147,8 +147,8 @@ def test_a_study_goes_on_where_it_was_killed(recordings, tmp_path, monkeypatch):
 
     def study():
         return Study(
-            recordings, tmp_path, steps=1, batch=2, width=115, at_once=115, deadline=np.inf,
-            say=said.append,
+            recordings, tmp_path, steps=1, batch=2, width=115, at_once=115, segment=1,
+            deadline=np.inf, say=said.append,
         )  # fmt: skip
 
     run(study(), seeds=range(1), candidates=["middle"])

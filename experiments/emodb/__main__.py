@@ -14,6 +14,8 @@ from emojax.files import write_atomically
 from experiments import command
 
 RIVALS_FILE = "rivals.jsonl"
+SEGMENT = 100
+"""Steps between looks at the clock."""
 
 
 def main() -> int:
@@ -48,6 +50,10 @@ def main() -> int:
         help="end the search so early that the last trainings are done in time",
     )  # fmt: skip
     options = parser.parse_args()
+    if min(options.seeds, options.batch, options.steps) < 1 or options.candidates < 0:
+        parser.error("--seeds, --batch and --steps are at least 1, --candidates at least 0")
+    if options.steps > SEGMENT and options.steps % SEGMENT:
+        parser.error(f"--steps above {SEGMENT} go up in steps of {SEGMENT}")
     work = {"train": train, "rivals": rivals, "table": table}[options.do]
     return command.status(lambda: work(options, began))
 
@@ -66,7 +72,7 @@ def train(o: argparse.Namespace, began: float) -> None:
     say(f"jax {jax.__version__} on {device.device_kind}")
     study = Study(
         corpus.read(o.data), o.out, steps=o.steps, batch=o.batch, width=width,
-        at_once=1 if on_cpu else width,
+        at_once=1 if on_cpu else width, segment=min(SEGMENT, o.steps),
         deadline=began + o.budget, say=say,
     )  # fmt: skip
     say(f"{len(study.sounds.count)} utterances heard")
