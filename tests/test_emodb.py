@@ -16,8 +16,9 @@ from sklearn.metrics import balanced_accuracy_score
 
 from emojax.errors import DataError
 from emojax.nn.encoders.audio import AudioConfig
-from experiments.emodb import corpus, program, search, table
+from experiments.emodb import corpus, hearing, program, search, table
 from experiments.emodb.corpus import EMOTIONS, SPEAKERS
+from experiments.emodb.settings import Settings
 from experiments.emodb.train import RESULTS, Study, lines_of, run
 
 NAMES = [
@@ -120,10 +121,10 @@ TINY = AudioConfig(channels=(2, 2), recurrent=2, features=4, heads=1)
 def test_nothing_of_a_speaker_who_is_held_out_is_used(recordings):
     """Other sounds of the same speaker lead to the same parameters, to the bit."""
     study = program.Program(TINY, len(EMOTIONS), batch=4, at_once=1)
-    sounds = program.hear(recordings.samples, recordings.length, recordings.label)
+    sounds = hearing.hear(recordings.samples, recordings.length, recordings.label)
     held = jnp.asarray(recordings.speaker == 3)
     weight = jnp.where(held, 0.0, 1.0)
-    settings = program.Settings(*map(np.float32, program.Settings()))
+    settings = Settings(*map(np.float32, Settings()))
     lanes = jax.tree.map(lambda x: jnp.asarray(x)[None], program.Lane(7, 4, weight, settings))
 
     def trained(sounds):
@@ -146,8 +147,8 @@ def test_a_study_goes_on_where_it_was_killed(recordings, tmp_path, monkeypatch):
 
     def study():
         return Study(
-            recordings, tmp_path, steps=1, batch=2, width=115, at_once=115, deadline=np.inf,
-            say=said.append,
+            recordings, tmp_path, steps=1, batch=2, width=115, at_once=115, segment=1,
+            deadline=np.inf, say=said.append,
         )  # fmt: skip
 
     run(study(), seeds=range(1), candidates=["middle"])

@@ -14,6 +14,8 @@ from emojax.files import write_atomically
 from experiments import command
 
 RIVALS_FILE = "rivals.jsonl"
+SEGMENT = 100
+"""Steps between looks at the clock."""
 
 
 def main() -> int:
@@ -29,27 +31,29 @@ def main() -> int:
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("runs/emodb"), metavar="DIR")
     parser.add_argument("--seeds", type=int, default=5, help="of each test speaker (default 5)")
-    parser.add_argument("--first-seed", type=int, default=0, metavar="N")
+    parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="default 0")
     parser.add_argument(
-        "--steps",
-        type=int,
-        default=1500,
-        help="of each training, in hundreds; fewer if the budget asks for it",
-    )
+        "--steps", type=int, default=1500,
+        help="of each training, in hundreds; fewer if the budget asks for it (default 1500)",
+    )  # fmt: skip
     parser.add_argument("--batch", type=int, default=16, help="utterances of a step")
     parser.add_argument(
         "--candidates", type=int, default=100, metavar="N", help="settings to choose among, at most"
     )
-    parser.add_argument("--width", type=int, default=135, help="lanes of a chunk (default 135)")
     parser.add_argument(
-        "--at-once", type=int, metavar="N",
-        help="lanes computed side by side; all of a chunk, but one by one on CPU",
+        "--width", type=int, metavar="N",
+        help="lanes of a chunk, computed side by side (default 135); on CPU, where they come one "
+        "after the other, how many a kill may lose (default 2)",
     )  # fmt: skip
     parser.add_argument(
         "--budget", type=float, default=float("inf"), metavar="SECONDS",
         help="end the search so early that the last trainings are done in time",
     )  # fmt: skip
     options = parser.parse_args()
+    if min(options.seeds, options.batch, options.steps) < 1 or options.candidates < 0:
+        parser.error("--seeds, --batch and --steps are at least 1, --candidates at least 0")
+    if options.steps > SEGMENT and options.steps % SEGMENT:
+        parser.error(f"--steps above {SEGMENT} go up in steps of {SEGMENT}")
     work = {"train": train, "rivals": rivals, "table": table}[options.do]
     return command.status(lambda: work(options, began))
 
@@ -62,10 +66,13 @@ def train(o: argparse.Namespace, began: float) -> None:
 
     say = printer(o.out, began)
     device = jax.devices()[0]
-    at_once = o.at_once or (1 if device.platform == "cpu" else o.width)
+    # Small products of many lanes fill an accelerator; a core is full of one.
+    on_cpu = device.platform == "cpu"
+    width = o.width or (2 if on_cpu else 135)
     say(f"jax {jax.__version__} on {device.device_kind}")
     study = Study(
-        corpus.read(o.data), o.out, steps=o.steps, batch=o.batch, width=o.width, at_once=at_once,
+        corpus.read(o.data), o.out, steps=o.steps, batch=o.batch, width=width,
+        at_once=1 if on_cpu else width, segment=min(SEGMENT, o.steps),
         deadline=began + o.budget, say=say,
     )  # fmt: skip
     say(f"{len(study.sounds.count)} utterances heard")

@@ -18,71 +18,24 @@ from jax import Array
 
 from emojax.nn.encoders.audio import MOMENTUM, AudioConfig, AudioEncoder
 from emojax.nn.layers import Dropout, dense
-from emojax.ops.audio.augment import mixed, resample, spec_augment
-from emojax.ops.audio.frames import frame_count, within
-from emojax.ops.audio.prosody import ProsodyConfig, delta, prosody
-from emojax.ops.audio.spectrum import MelConfig, log_mel
+from emojax.ops.audio.augment import mixed
 from emojax.ops.random import TracedRate
+from experiments.emodb.hearing import (
+    Change,
+    Sounds,
+    Statistics,
+    altered,
+    standard,
+    statistics,
+    versions,
+)
+from experiments.emodb.settings import Settings, drawn, hidden
 
-# Nothing is above 7.3 kHz in these recordings.
-MEL = MelConfig(hop=320, bands=48, high=7200.0)
-PROSODY = ProsodyConfig(hop=320, delta=5)
 ENCODER = AudioConfig(
     channels=(16, 32, 64, 96), recurrent=48, prosody_step=2, features=96, functionals=1.0
 )
 CLEAN = 256
 """Utterances from which a trained network's statistics are taken."""
-BANDS_A_FACTOR = 16.6
-"""Above 1 kHz, where mel is logarithmic: bands by which a factor e on frequency moves a sound."""
-FLOOR = -70.0
-"""dB below which recordings hold nothing but their rooms."""
-
-
-class Sounds(NamedTuple):
-    """What every lane reads: f32[N, T, F] dB, f32[N, T, P], frames i32[N], label i32[N]."""
-
-    mel: Any
-    prosody: Any
-    count: Any
-    label: Any
-
-
-class Settings(NamedTuple):
-    """What lanes may differ in; each a number.
-
-    Attributes:
-      rate: of learning, at its highest.
-      decay: of weights (AdamW).
-      dropout: share of features dropped.
-      smoothing: of labels.
-      mix: share of batches' utterances that are mixed with others.
-      auxiliary: weight of the losses of log-mel and of prosody by themselves.
-      tempo, voice: largest change of tempo and of formants, as logarithms.
-      pitch: largest change of F0, octaves.
-      gain, tilt: largest change of level and from the lowest band to the highest, dB.
-      noise: share of utterances to which noise is added.
-      frames, bands: widest stretches hidden by SpecAugment.
-      absolute: factor on log-mel, pitch and energy as they are; at 0 the model knows them only
-        less the utterance's mean.
-      functionals: see `AudioConfig`.
-    """
-
-    rate: float = 2e-3
-    decay: float = 0.05
-    dropout: float = 0.2
-    smoothing: float = 0.1
-    mix: float = 0.5
-    auxiliary: float = 0.3
-    tempo: float = 0.2
-    voice: float = 0.1
-    pitch: float = 0.25
-    gain: float = 6.0
-    tilt: float = 6.0
-    noise: float = 0.5
-    frames: float = 20.0
-    bands: float = 8.0
-    absolute: float = 1.0
-    functionals: float = 1.0
 
 
 class Lane(NamedTuple):
@@ -102,6 +55,16 @@ class Lane(NamedTuple):
 
 
 class State(NamedTuple):
+    """Of one training.
+
+    Attributes:
+      step: i32[]; taken so far.
+      params, stats: of the model, the latter of its activations (`batch_stats`).
+      optimiser: Adam's.
+      average: exponential moving average of the parameters, which is what is asked in the end.
+      loss: of the last steps, about.
+    """
+
     step: Any
     params: Any
     stats: Any
@@ -125,137 +88,6 @@ class Classifier(nn.Module):
         }  # fmt: skip
         each = [dense(self.classes, jnp.float32, name)(drop(x)) for name, x in heads.items()]
         return jax.nn.log_softmax(jnp.stack(each, 1))
-
-
-@jax.jit
-def _measure(samples: Array, length: Array) -> tuple[Array, Array]:
-    x = samples.astype(jnp.float32) / 32768
-    return log_mel(x, length, MEL), prosody(x, length, PROSODY)
-
-
-def hear(samples: np.ndarray, length: np.ndarray, label: np.ndarray, at_once: int = 64) -> Sounds:
-    """Log-mel and prosody of all utterances."""
-    spare = -len(samples) % at_once
-    samples = np.pad(samples, ((0, spare), (0, 0)))
-    padded = np.pad(length, (0, spare))
-    parts = [
-        _measure(samples[i : i + at_once], padded[i : i + at_once])
-        for i in range(0, len(samples), at_once)
-    ]
-    mel, melody = (jnp.concatenate(each)[: len(label)] for each in zip(*parts, strict=True))
-    count = frame_count(jnp.asarray(length), MEL.hop)
-    return Sounds(jnp.maximum(mel, FLOOR), melody, count, jnp.asarray(label))
-
-
-class Statistics(NamedTuple):
-    """Mean and deviation over the frames a lane trains on, f32[F] and f32[P].
-
-    A band whose level hardly ever changes is not blown up: deviations are of 1 dB at least.
-    """
-
-    mel: tuple[Any, Any]
-    prosody: tuple[Any, Any]
-
-
-def statistics(sounds: Sounds, weight: Array) -> Statistics:
-    def of(x: Array, least: float) -> tuple[Array, Array]:
-        real = within(sounds.count, x.shape[1])[..., None]
-        share = (weight > 0) / jnp.maximum(((weight > 0) * sounds.count).sum(), 1)
-        mean = jnp.einsum("n,ntf->f", share, jnp.where(real, x, 0), precision="highest")
-        apart = jnp.where(real, jnp.square(x - mean), 0)
-        return mean, jnp.sqrt(jnp.einsum("n,ntf->f", share, apart, precision="highest") + least**2)
-
-    return Statistics(of(sounds.mel, 1.0), of(sounds.prosody, 1e-3))
-
-
-class Change(NamedTuple):
-    """How an utterance is altered; each a number, or one for each band.
-
-    Attributes:
-      tempo: factor on it.
-      start: share of what does not fit into T frames that is cut off before.
-      bands: by how many formants move up.
-      level: dB added to each band.
-      noise: dB of noise in each band; the floor is none.
-      pitch: octaves.
-    """
-
-    tempo: Any
-    start: Any
-    bands: Any
-    level: Any
-    noise: Any
-    pitch: Any
-
-
-def drawn(key: Array, s: Settings) -> Change:
-    """Another voice in another place."""
-    keys = jax.random.split(key, 9)
-
-    def between(i: int, low: Any, high: Any) -> Array:
-        return jax.random.uniform(keys[i], (), minval=low, maxval=high)
-
-    across = jnp.linspace(-0.5, 0.5, MEL.bands)
-    noise = between(5, -60.0, -35.0) + 10 * jax.random.normal(keys[6], ()) * across
-    return Change(
-        jnp.exp(between(0, -s.tempo, s.tempo)), between(1, 0.0, 1.0),
-        between(2, -s.voice, s.voice) * BANDS_A_FACTOR,
-        between(3, -s.gain, s.gain) + between(4, -s.tilt, s.tilt) * across,
-        jnp.where(jax.random.uniform(keys[7]) < s.noise, noise, FLOOR),
-        between(8, -s.pitch, s.pitch),
-    )  # fmt: skip
-
-
-def altered(mel: Array, melody: Array, count: Array, change: Change) -> tuple[Array, Array, Array]:
-    """One utterance as another voice in another place might have said it."""
-    size = mel.shape[0]
-    wanted = count / change.tempo
-    kept = jnp.minimum(jnp.floor(wanted).astype(jnp.int32), size)
-    start = change.start * jnp.maximum(wanted - size, 0) * change.tempo
-    mel, melody = (resample(x, start, change.tempo) for x in (mel, melody))
-    mel = resample(mel, -change.bands, 1.0, axis=1) + change.level
-    unit = np.log(10) / 10
-    mel = jnp.logaddexp(mel * unit, change.noise * unit) / unit
-    faster = jnp.stack([1.0, 1.0, 1.0, 1.0, change.tempo, change.tempo])
-    louder = jnp.stack([change.pitch, 0.0, 0.0, change.level.mean(), 0.0, 0.0])
-    return mel, melody * faster + louder, kept
-
-
-def versions() -> Change:
-    """How each utterance is heard when a model is asked: as it is, and a little otherwise."""
-    tempo = np.array([1.0, 0.9, 1.1, 1.0, 1.0], np.float32)
-    voice = np.array([0.0, 0.0, 0.0, -0.06, 0.06], np.float32)
-    zero = np.zeros(len(tempo), np.float32)
-    level = np.zeros((len(tempo), MEL.bands), np.float32)
-    return Change(tempo, zero + 0.5, voice * BANDS_A_FACTOR, level, level + FLOOR, zero)
-
-
-def standard(
-    mel: Array, melody: Array, count: Array, known: Statistics, absolute: Any
-) -> tuple[Array, Array]:
-    """What the model reads, less what it should not: f32[n, T, F, 3], f32[n, T, P + 2].
-
-    Log-mel, that less the utterance's mean, and its changes; prosody, and pitch and energy less
-    the utterance's mean.
-    """
-    real = within(count, mel.shape[1])[..., None]
-
-    def less_mean(x: Array, where: Array) -> Array:
-        total = jnp.where(where, x, 0).sum(1, keepdims=True)
-        return x - total / jnp.maximum(where.sum(1, keepdims=True), 1)
-
-    voiced = real & (melody[..., 1:2] > 0.5)
-    pitch, energy = less_mean(melody[..., :1], voiced), less_mean(melody[..., 3:4], real)
-    melody = (melody - known.prosody[0]) / known.prosody[1]
-    relative = [y / known.prosody[1][i] for y, i in ((pitch, 0), (energy, 3))]
-    melody = jnp.concatenate([melody * _where_absolute(absolute), *relative], -1)
-    mel = (mel - known.mel[0]) / known.mel[1]
-    channels = [absolute * mel, less_mean(mel, real), 4 * delta(mel, count, 5)]
-    return jnp.where(real[..., None], jnp.stack(channels, -1), 0), jnp.where(real, melody, 0)
-
-
-def _where_absolute(share: Array) -> Array:
-    return jnp.stack([share, 1.0, 1.0, share, 1.0, 1.0])
 
 
 class Program:
@@ -404,9 +236,3 @@ class Program:
 def _schedule(share: Array) -> Array:
     """Up within a twentieth of the training, then down as half a cosine."""
     return jnp.minimum(share / 0.05, 0.5 * (1 + jnp.cos(np.pi * jnp.minimum(share, 1.0))))
-
-
-def hidden(key: Array, x: Array, count: Array, s: Settings) -> Array:
-    """SpecAugment of all channels in the same places."""
-    shown = spec_augment(key, jnp.ones(x.shape[:2]), count, frames=s.frames, bands=s.bands)
-    return x * shown[..., None]

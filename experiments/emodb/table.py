@@ -21,7 +21,7 @@ UNSEEN = SPEAKERS[5:]
 HEADER = ("", "seeds", "UAR, %", f"of {UNSEEN[0]}-{UNSEEN[-1]}", "accuracy, %", *EMOTIONS)
 NOTE = (
     "Leave one speaker out, ten folds; unweighted average recall (UAR) over all 535 utterances, "
-    "mean ± deviation over seeds; the same of the five speakers on whom nothing was tried while the "
+    "mean ± deviation over seeds; the same of five speakers on whom nothing was tried while the "
     "study was written; the recall of each emotion. Each seed is one model a fold, except in the "
     "row of the ensemble, whose models of all seeds decide together."
 )

@@ -17,12 +17,12 @@ from rich.console import Console
 
 from experiments.emodb import search
 from experiments.emodb.corpus import EMOTIONS, SPEAKERS, Corpus
-from experiments.emodb.program import ENCODER, Lane, Program, Settings, hear
+from experiments.emodb.hearing import hear
+from experiments.emodb.program import ENCODER, Lane, Program
 from experiments.emodb.search import CANDIDATES, FINAL, Job
+from experiments.emodb.settings import Settings
 
 RESULTS = "lanes.jsonl"
-SEGMENT = 100
-"""Steps of one call, at most."""
 CHUNKS, LEAST = 5, 600
 """How many chunks a budget is divided into, if the steps of a training do not become too few."""
 
@@ -40,18 +40,19 @@ class Study:
     Args:
       steps: of each training; fewer, if the deadline, a `time.monotonic`, asks for that.
       at_once: lanes side by side.
+      segment: steps of one call; divides `steps`.
       say: hears what happens.
     """
 
     def __init__(
         self, corpus: Corpus, out: Path, *, steps: int, batch: int, width: int, at_once: int,
-        deadline: float, say: Any,
+        segment: int, deadline: float, say: Any,
     ):  # fmt: skip
         out.mkdir(parents=True, exist_ok=True)
         self.corpus, self.out, self.width, self.say = corpus, out, width, say
         self.sounds = jax.block_until_ready(hear(corpus.samples, corpus.length, corpus.label))
         self.batch, self.deadline = batch, deadline
-        self.segment = min(SEGMENT, steps)
+        self.segment = segment
         self.programs: tuple[Any, Any, Any] | None = None
         self.program = Program(ENCODER, len(EMOTIONS), batch=batch, at_once=at_once)
         _mend(out / RESULTS)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +39,7 @@ def test_garbage_beyond_the_end_is_not_read(length, seed, garbage):
 def test_a_longer_row_changes_nothing():
     x = voice(0.15)[None]
     n = np.array([x.shape[1]], np.int32)
-    count = int(frame_count(n, MEL.hop)[0])
+    count = int(frame_count(jnp.asarray(n), MEL.hop)[0])
     for a, b in zip(heard(x, n), heard(np.pad(x, ((0, 0), (0, 777))), n), strict=True):
         np.testing.assert_allclose(a[:, :count], b[:, :count], rtol=0, atol=1e-4)
 
@@ -58,7 +56,7 @@ def test_unvoiced_frames_lie_on_lines_between_voiced_ones(voiced, seed):
 
 def test_silence_is_unvoiced_and_finite():
     x, n = np.zeros((1, 2000), np.float32), np.array([2000], np.int32)
-    mel, melody = jax.jit(functools.partial(heard))(x, n)
-    assert (np.asarray(mel) == -100).all()
+    mel, melody = heard(x, n)
+    np.testing.assert_allclose(mel, -100, atol=1e-4)
     assert not np.asarray(melody)[0, :, 1].any()
     assert np.isfinite(melody).all()
