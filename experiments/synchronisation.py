@@ -16,8 +16,10 @@ back by each method's estimate, once by the true lag. The same small model (`ear
 left out) is trained on each with ten seeds; test weighted F1 of the epochs that validation chose.
 Two more rows leave the face where it is and let the model look for it (`model.alignment`).
 
-Cost on two cores: `lags` 10 minutes, `scores` 5. Both go on where they were stopped. Expected:
-every share at 10 dB at least .95; the corrected corpora within a deviation of the true lag's.
+Cost: 20 minutes each on a core that is shared with ten others. Both go on where they were stopped.
+Measured (`experiments/results/synchronisation`): at 10 dB correlation finds 99 % and more at every
+lag, soft-DTW 97 % over all and 93 % at .2 s, where conversations that it misses are missed by
+seconds; correlation brings back 95 % of the lost weighted F1.
 """
 
 from __future__ import annotations
