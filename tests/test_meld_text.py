@@ -88,7 +88,9 @@ def test_tables_from_lines_alone(plan, tmp_path: Path, capsys):
     assert "| base | 5 | 60.2 ± 0.2 | 60.2 ± 0.2 |" in text
     assert "| pretrained | 40.1 ± 0.1 | 44.9 ± 0.1 | 50.1 ± 0.1 | 54.9 ± 0.1 | 60.1 ± 0.1 |" in text
     # A curve that lies .2 higher at .1 a decade: a hundredth of the conversations, seed by seed.
-    assert "| 100 | 40.1 ± 0.1 | at least 99.0 ± 0.0 |" in text
+    assert "| 100 | 40.1 ± 0.1 | at least 99.0 ± 0.0 | 3 |" in text
+    assert "| 3 | 24.9 ± 0.1 | at least 66.7 ± 0.0 | 3 |" in text
+    assert "| 1 | " not in text.split("Labelled conversations saved")[1]
     assert (tmp_path / "curve.png").stat().st_size > 10_000
 
 
