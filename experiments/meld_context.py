@@ -14,7 +14,8 @@ The second stage behind `experiments.meld_text`. Rows, all of them chosen on val
 
 `--features` are files that `meld_text` wrote or folders of encoders that `emojax finetune-text`
 left. Runs are ordinary ones of `emojax train` under OUT/runs; their settings stand in
-`meld_context.toml`. Cost: some minutes a seed and model on two cores. Measured: see README.
+`meld_context.toml`. Cost: less than a minute of CPU time a seed, one and a half for the features of
+the frozen encoder. Measured: README.
 """
 
 from __future__ import annotations

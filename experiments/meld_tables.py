@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from emojax.config.finetune import FinetuneConfig
 from emojax.evaluate import plots
-from experiments.meld_text import (
+from experiments.meld_plan import (
     CURVE_SEEDS,
     RANDOM,
     SEEDS,

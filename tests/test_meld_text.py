@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from emojax.config import load, to_dict
-from experiments import meld_context, meld_tables, meld_text
-from experiments.meld_text import RANDOM, SHARES, VARIANTS, Plan, Results, name_of
+from experiments import meld_context, meld_plan, meld_tables
+from experiments.meld_plan import RANDOM, SHARES, VARIANTS, Plan, Results, name_of
 
 
 @pytest.fixture
 def plan() -> Plan:
-    return Plan(load(meld_text.BASE), ["data.source=somewhere"])
+    return Plan(load(meld_plan.BASE), ["data.source=somewhere"])
 
 
 def line(config, validation: float, test: float) -> dict:
@@ -26,14 +26,14 @@ def line(config, validation: float, test: float) -> dict:
 
 
 def test_every_variant_is_a_config_and_names_do_not_tell_places(plan):
-    there = Plan(load(meld_text.BASE), ["data.source=elsewhere", "text.encoder=copy"])
+    there = Plan(load(meld_plan.BASE), ["data.source=elsewhere", "text.encoder=copy"])
     names = [name_of(plan.config(variant, 0)) for variant in VARIANTS | RANDOM]
     assert len(set(names)) == len(names)
     assert names == [name_of(there.config(variant, 0)) for variant in VARIANTS | RANDOM]
     assert plan.config("base", 0, 1.0).train.epochs == 4
     epochs = [plan.config("base", 0, share).train.epochs for share in SHARES]
     assert epochs == sorted(epochs)
-    assert epochs[-1] == meld_text.MOST_EPOCHS
+    assert epochs[-1] == meld_plan.MOST_EPOCHS
 
 
 def test_validation_alone_chooses(plan):
@@ -45,7 +45,7 @@ def test_validation_alone_chooses(plan):
     assert plan.chosen(found) == list(VARIANTS)[-1]
     assert plan.chosen_random(found) == list(RANDOM)[-1]
     second = [name_of(config) for config in plan.second(found)]
-    ahead = list(VARIANTS)[: -meld_text.FINALISTS - 1 : -1]
+    ahead = list(VARIANTS)[: -meld_plan.FINALISTS - 1 : -1]
     assert second == [name_of(plan.config(variant, 1)) for variant in ahead]
     # A second seed may turn it round; one that failed counts for nothing.
     for variant, value in zip(ahead, (0.1, 0.9), strict=False):
@@ -78,7 +78,7 @@ def test_the_share_that_is_needed():
 def test_tables_from_lines_alone(plan, tmp_path: Path, capsys):
     results = Results(tmp_path / "results.jsonl")
     for variant, worse in (("base", 0.0), (next(iter(RANDOM)), 0.2)):
-        for seed in range(meld_text.SEEDS):
+        for seed in range(meld_plan.SEEDS):
             for share in SHARES:
                 value = 0.6 + 0.1 * np.log10(share) - worse + 0.001 * seed
                 results.add(line(plan.config(variant, seed, share), value, value))
@@ -88,7 +88,9 @@ def test_tables_from_lines_alone(plan, tmp_path: Path, capsys):
     assert "| base | 5 | 60.2 ± 0.2 | 60.2 ± 0.2 |" in text
     assert "| pretrained | 40.1 ± 0.1 | 44.9 ± 0.1 | 50.1 ± 0.1 | 54.9 ± 0.1 | 60.1 ± 0.1 |" in text
     # A curve that lies .2 higher at .1 a decade: a hundredth of the conversations, seed by seed.
-    assert "| 100 | 40.1 ± 0.1 | at least 99.0 ± 0.0 |" in text
+    assert "| 100 | 40.1 ± 0.1 | at least 99.0 ± 0.0 | 3 |" in text
+    assert "| 3 | 24.9 ± 0.1 | at least 66.7 ± 0.0 | 3 |" in text
+    assert "| 1 | " not in text.split("Labelled conversations saved")[1]
     assert (tmp_path / "curve.png").stat().st_size > 10_000
 
 

@@ -1,7 +1,8 @@
 """Corpora whose text features are made from their transcripts, instead of what they bring.
 
 Distributed text features were often learned on the labels of the training split and then know too
-much of them; a frozen encoder knows nothing of the corpus.
+much of them; a frozen encoder knows nothing of the corpus. One that was fine-tuned on the training
+split is such a learner too: its features tell more of those utterances than of new ones.
 """
 
 from __future__ import annotations

@@ -66,16 +66,9 @@ class BertEncoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        tokens: Int[Array, "N T"],
-        present: Bool[Array, "N T"],
-        kinds: Int[Array, "N T"] | None = None,
+        self, tokens: Int[Array, "N T"], present: Bool[Array, "N T"]
     ) -> list[Float[Array, "N T D"]]:
-        """The texts' word pieces come first in their rows, padding behind them.
-
-        Args:
-          kinds: of each word piece; None is the first for all.
-        """
+        """A text's word pieces come first in its row, padding behind them."""
         c = self.config
 
         def table(size: int, name: str) -> Array:
@@ -84,9 +77,8 @@ class BertEncoder(nn.Module):
 
         x = table(c.vocabulary, "words")[tokens]
         first = c.first_position
-        of_kinds = table(c.kinds, "kinds")
         x += table(c.positions, "positions")[first : first + tokens.shape[1]]
-        x += of_kinds[0] if kinds is None else of_kinds[kinds]
+        x += table(c.kinds, "kinds")[0]
         x = LayerNorm(c.epsilon, name="norm")(x).astype(self.dtype)
         states = [Dropout(self.dropout)(x)]
         for depth in range(c.layers):
