@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import struct
 import warnings
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from emojax.errors import DataError
 
 SLOWEST, FASTEST = 1_000, 768_000
 """Samples per second that a file may claim; others are no sound or a trap."""
+_UNKNOWN = 2**32 - 1
 
 
 def read_wav(path: Path, rate: int) -> np.ndarray:
@@ -31,6 +34,7 @@ def read_wav(path: Path, rate: int) -> np.ndarray:
             warnings.simplefilter("error", wavfile.WavFileWarning)
             warnings.filterwarnings("ignore", "Chunk .*not understood")
             theirs, sound = wavfile.read(path)
+        _refuse_cut_off(path)
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror or error})", file=path) from error
     except Exception as error:  # a damaged header ends in whatever its numbers lead to
@@ -48,6 +52,23 @@ def read_wav(path: Path, rate: int) -> np.ndarray:
     if not np.isfinite(sound).all():
         raise DataError("samples that are not finite", file=path, field="data", fix=fix)
     return resampled(sound, theirs, rate)
+
+
+def _refuse_cut_off(path: Path) -> None:
+    """Of a RIFF file whose chunks are in order; the library takes what there is for all.
+
+    Raises:
+      ValueError: the file ends before its data does.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        order = ">" if file.read(12).startswith(b"RIFX") else "<"
+        while len(head := file.read(8)) == 8:
+            name, length = struct.unpack(f"{order}4sI", head)
+            # A program that wrote into a pipe could not come back to say how much it was.
+            if name == b"data" and length != _UNKNOWN and file.tell() + length > size:
+                raise ValueError(f"{length} bytes of sound are announced and fewer there")
+            file.seek(length + length % 2, os.SEEK_CUR)
 
 
 def resampled(sound: np.ndarray, old: int, new: int) -> np.ndarray:

@@ -149,6 +149,8 @@ def lines(card: Mapping[str, Any]) -> list[str]:
             f"  faces: in {seen['pictures_with_face']} of {seen['pictures']} pictures; several in "
             f"{seen['utterances_with_several']} utterances, the one that covers most was taken"
         )
+    if 2 * seen["utterances_without_face"] > seen["utterances"]:
+        said.append("  Most videos show no face that was found: if they are crops, --faces whole")
     return said
 
 

@@ -157,7 +157,11 @@ def _container(path: Path) -> Iterator[Any]:
         # A file object, so that its name is no address to FFmpeg, whatever it looks like.
         with (
             path.open("rb") as file,
-            av.open(file, container_options={"format_whitelist": FORMATS}) as container,
+            av.open(
+                file,
+                container_options={"format_whitelist": FORMATS},
+                metadata_errors="replace",  # titles are in whatever encoding
+            ) as container,
         ):
             yield container
     except (av.FFmpegError, OSError, ValueError, EOFError, MemoryError) as error:

@@ -152,6 +152,9 @@ _KEPT = ("audio", "visual", "aside", "absent", "faces")
 """Of what a worker answers, what the corpus's file holds."""
 
 
+_DIED = "broken: "
+
+
 def _journal(out: Path, recipe: Mapping[str, Any]) -> Journal:
     """The folder's journal, which also knows what a finished call has left."""
     path, known = out / featurized.FILE, {}
@@ -161,7 +164,9 @@ def _journal(out: Path, recipe: Mapping[str, Any]) -> Journal:
             next(file)
             for line in file:
                 each = json.loads(line)
-                known[each["key"]] = {name: each[name] for name in _KEPT}
+                # What a worker died of may have been the machine's fault: it gets another try.
+                if not any(reason.startswith(_DIED) for reason in each["aside"].values()):
+                    known[each["key"]] = {name: each[name] for name in _KEPT}
     journal = Journal(out / JOURNAL, recipe)
     journal.done = known | journal.done
     return journal
@@ -214,7 +219,7 @@ def _measure(
         advance(len(keys) - len(tasks))
         for number, answer in answers:
             if "died" in answer:
-                reason = f"broken: {answer['died']}"
+                reason = f"{_DIED}{answer['died']}"
                 answer = dict.fromkeys(_KEPT) | answer | {
                     "aside": {"audio": reason, "visual": reason}, "absent": [],
                 }  # fmt: skip

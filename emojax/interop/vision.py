@@ -29,6 +29,7 @@ from safetensors import SafetensorError, safe_open
 
 from emojax.errors import DataError
 from emojax.interop.torch_checkpoint import read_torch_checkpoint
+from emojax.interop.vision_names import Names, hugging_face, torchvision, vgg_names
 from emojax.nn.encoders.mobilenet import STEM, STRIDES, WIDTHS, MobileNet, MobileNetConfig, pooled
 from emojax.nn.encoders.vgg import DEPTHS, Vgg, VggConfig
 
@@ -36,8 +37,6 @@ SIZE = 96
 """Rows and columns of the crops that a MobileNetV2 gets if nobody says otherwise."""
 _BATCH = 16
 _AGAIN = "Give a MobileNetV2 of Hugging Face or torchvision, or a VGG-16 of torchvision or VGG-Face"
-Names = dict[tuple[str, str], str]
-"""Of a tensor of ours, (module, leaf), its name in the file."""
 
 
 class Colours(NamedTuple):
@@ -114,13 +113,13 @@ def read_vision_encoder(path: Path, size: int | None = None) -> VisionEncoder:
     tensors = {name.removeprefix("mobilenet_v2."): value for name, value in tensors.items()}
     module: nn.Module
     if "conv_stem.first_conv.convolution.weight" in tensors:
-        kind, names, colours = "mobilenet_v2 of Hugging Face", _hugging_face(), _HALF
+        kind, names, colours = "mobilenet_v2 of Hugging Face", hugging_face(), _HALF
         module = _mobilenet(tensors, names, path, "same")
     elif "features.0.0.weight" in tensors:
-        kind, names, colours = "mobilenet_v2 of torchvision", _torchvision(), _IMAGENET
+        kind, names, colours = "mobilenet_v2 of torchvision", torchvision(), _IMAGENET
         module = _mobilenet(tensors, names, path, "centred")
     else:
-        names = _vgg_names(tensors)
+        names = vgg_names(tensors)
         face = not names["fc6", "kernel"].startswith("classifier")
         kind, colours = ("VGG-Face", _VGG_FACE) if face else ("vgg16 of torchvision", _IMAGENET)
         module = _vgg(tensors, names, path)
@@ -232,67 +231,3 @@ def _ours(value: np.ndarray, wanted: tuple[int, ...]) -> np.ndarray:
         value = value.transpose(2, 3, 1, 0)
         return value[:, :, 0] if len(wanted) == 3 else value
     return value.T
-
-
-_OF_NORM = {
-    "scale": "weight", "bias": "bias", "mean": "running_mean", "variance": "running_var"
-}  # fmt: skip
-
-
-def _normalised(modules: Mapping[str, tuple[str, str]]) -> Names:
-    """Names of a MobileNetV2's tensors from those of its convolutions and batch norms."""
-    names: Names = {}
-    for module, (convolution, norm) in modules.items():
-        names[module, "kernel"] = f"{convolution}.weight"
-        names |= {(module, leaf): f"{norm}.{theirs}" for leaf, theirs in _OF_NORM.items()}
-    return names
-
-
-def _hugging_face() -> Names:
-    theirs = {"stem": "conv_stem.first_conv", "last": "conv_1x1"}
-    parts = {"expand": "expand_1x1", "depthwise": "conv_3x3", "reduce": "reduce_1x1"}
-    for ours, part in parts.items():
-        theirs[f"stem_{ours}"] = f"conv_stem.{part}"
-        theirs |= {f"block_{i}_{ours}": f"layer.{i}.{part}" for i in range(len(STRIDES))}
-    return _normalised(
-        {ours: (f"{name}.convolution", f"{name}.normalization") for ours, name in theirs.items()}
-    )
-
-
-def _torchvision() -> Names:
-    modules = {
-        "stem": ("features.0.0", "features.0.1"),
-        "stem_depthwise": ("features.1.conv.0.0", "features.1.conv.0.1"),
-        "stem_reduce": ("features.1.conv.1", "features.1.conv.2"),
-        "last": ("features.18.0", "features.18.1"),
-    }
-    for i in range(len(STRIDES)):
-        inner = f"features.{i + 2}.conv"
-        modules[f"block_{i}_expand"] = (f"{inner}.0.0", f"{inner}.0.1")
-        modules[f"block_{i}_depthwise"] = (f"{inner}.1.0", f"{inner}.1.1")
-        modules[f"block_{i}_reduce"] = (f"{inner}.2", f"{inner}.3")
-    return _normalised(modules)
-
-
-def _vgg_names(tensors: Mapping[str, np.ndarray]) -> Names:
-    """In whichever of the three manners the file has them; in VGG-Face's where in none."""
-    convolutions = [
-        (stage, place) for stage, depth in enumerate(DEPTHS, 1) for place in range(1, depth + 1)
-    ]
-    if "features.0.weight" in tensors:
-        # Between convolutions lie ReLUs, and a pooling behind each stage.
-        steps = itertools.accumulate([0] + [2 * depth + 1 for depth in DEPTHS[:-1]])
-        first = dict(enumerate(steps, 1))
-        theirs = {
-            f"conv{stage}_{place}": f"features.{first[stage] + 2 * (place - 1)}"
-            for stage, place in convolutions
-        } | {"fc6": "classifier.0", "fc7": "classifier.3"}
-    else:
-        between = "_" if "conv_1_1.weight" in tensors else ""
-        theirs = {f"conv{s}_{p}": f"conv{between}{s}_{p}" for s, p in convolutions}
-        theirs |= {"fc6": "fc6", "fc7": "fc7"}
-    leaves = {"kernel": "weight", "bias": "bias"}
-    return {
-        (module, leaf): f"{name}.{leaves[leaf]}" for module, name in theirs.items()
-        for leaf in leaves
-    }  # fmt: skip

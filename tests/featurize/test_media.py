@@ -99,6 +99,16 @@ def test_memory_does_not_grow_with_the_recording(tmp_path: Path):
     assert most < 2e6, f"{most} bytes for {sound.nbytes} of sound"
 
 
+def test_a_title_in_another_encoding_is_no_damage(tmp_path: Path):
+    path = record(tmp_path / "t.wav", tone(1))
+    title = "Gespräch".encode("latin-1") + b"\0\0"
+    chunk = b"INFO" + b"INAM" + len(title).to_bytes(4, "little") + title
+    data = path.read_bytes()
+    inside = data[12:] + b"LIST" + len(chunk).to_bytes(4, "little") + chunk
+    path.write_bytes(data[:4] + (4 + len(inside)).to_bytes(4, "little") + b"WAVE" + inside)
+    assert media.read_sound(path, 0, 1, LONGEST)[2] == RATE
+
+
 def test_pictures_that_are_to_be_turned_are_turned(tmp_path: Path):
     left = np.zeros((48, 64, 3), np.uint8)
     left[:, :32] = 220

@@ -18,7 +18,7 @@ from emojax.cli import main
 from emojax.data.prepare import open_prepared, prepare
 from emojax.data.readers import read_corpus
 from emojax.errors import ConfigError, DataError
-from emojax.featurize import measures
+from emojax.featurize import measures, run
 from emojax.featurize.pool import measured
 from emojax.featurize.run import JOURNAL, featurize
 from emojax.featurize.worker import Settings
@@ -223,6 +223,19 @@ def test_a_worker_that_dies_or_hangs_costs_its_utterance_alone(manifest):
     assert all("ended with 1" in answer["died"] for _, answer in dead)
     ((_, slow),) = measured([task], known, 1, 0.01)
     assert "no end after" in slow["died"]
+
+
+def test_what_workers_died_of_is_set_aside_and_tried_again(manifest, tmp_path: Path, monkeypatch):
+    rows = [row(name, 0, 0.5, "c.wav", text=f"Word {name}.") for name in "abc"]
+    path = write_manifest(manifest.parent / "three.csv", rows)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_PATIENCE", 0.01)
+        slow = featurize(path, tmp_path / "out", workers=1)
+    assert slow.card["set_aside"]["audio"] == {"broken": 3}
+    assert slow.card["left_out"] == 0
+    again = featurize(path, tmp_path / "out", workers=1)
+    assert again.measured == 1  # the three rows are of one clip
+    assert again.card["present"]["audio"] == 3
 
 
 def test_the_command_says_what_it_did_and_what_is_wrong(made, manifest, tmp_path: Path, capsys):

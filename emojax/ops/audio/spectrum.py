@@ -115,5 +115,8 @@ def log_mel(
     x: Float[Array, "N S"], length: Int[Array, " N"], config: MelConfig
 ) -> Float[Array, "N T F"]:
     """Power in mel bands, in dB; frames beyond the end hold the floor."""
-    mel = power_spectrum(x, length, config) @ jnp.asarray(mel_filters(config))
+    # Not in the shortened floating point that accelerators multiply in by themselves.
+    mel = jnp.matmul(
+        power_spectrum(x, length, config), jnp.asarray(mel_filters(config)), precision="highest"
+    )
     return decibel(mel, config.floor)
