@@ -72,6 +72,11 @@ WRONG = [
     (RedifuConfig, {"graph_heads": 3}, "model.graph_heads must divide model.width"),
     (RedifuConfig, {"attention": "triple"}, "model.attention must be one of 'temporal', 'dual'"),
     (RedifuConfig, {"cross_modal": "all"}, "model.cross_modal must be one of"),
+    (RedifuConfig, {"alignment": "dtw"}, "model.alignment must be one of"),
+    (
+        baselines.EarlyFusionConfig, {"width": 30, "alignment": "attention"},
+        "model.width must be a multiple of 4",
+    ),
     (RedifuConfig, {"dtype": "float16"}, "model.dtype must be one of"),
     (RedifuConfig, {"name": "redifu_authors"}, "model.name must be one of 'redifu'"),
     (RedifuAuthorsConfig, {"width": 0}, "model.width must be positive"),
