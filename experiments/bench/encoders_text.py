@@ -2,7 +2,7 @@
 
 Both sides get the same word pieces. Features: utterances of MELD's lengths, in batches of like
 length, each side padding as it does. A step: 32 utterances in a context of 64 word pieces, dropout
-.1, clipped AdamW on all parameters, fp32; torch on as many threads as there are cores.
+.1, clipped AdamW on all parameters, fp32; torch on as many threads as the process has cores.
 """
 
 from __future__ import annotations
@@ -142,7 +142,8 @@ def _bert() -> Any:
     import torch
     from transformers import BertConfig, BertModel
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    mine = getattr(os, "sched_getaffinity", None)
+    torch.set_num_threads(len(mine(0)) if mine else os.cpu_count() or 1)
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=SIZES["vocabulary"], hidden_size=SIZES["width"],
