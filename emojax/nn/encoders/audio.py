@@ -1,7 +1,8 @@
 """Encoders of speech: convolutions over log-mel, a recurrent network over prosody, and pooling.
 
-N utterances, T frames, F mel bands, P measures of prosody, D features. `count: i32[N]` says how
-many frames of each utterance there are; what lies beyond has no influence on anything.
+N utterances, T frames, F mel bands, A views of each (log-mel itself, its changes, ...), P measures
+of prosody, D features; t, f and E are frames, bands and features within a network. `count: i32[N]`
+says how many frames of each utterance there are; what lies beyond has no influence on anything.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class SpectralCnn(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "N T F D"], count: Int[Array, " N"]
+        self, x: Float[Array, "N T F A"], count: Int[Array, " N"]
     ) -> tuple[Float[Array, "N t E"], Bool[Array, "N t"]]:
         c = self.config
         real = within(count, x.shape[1])
@@ -198,7 +199,7 @@ class AudioEncoder(nn.Module):
     @nn.compact
     def __call__(
         self,
-        mel: Float[Array, "N T F D"],
+        mel: Float[Array, "N T F A"],
         prosody: Float[Array, "N T P"],
         count: Int[Array, " N"],
     ) -> tuple[Float[Array, "N D"], Float[Array, "N D"]]:

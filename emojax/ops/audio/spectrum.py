@@ -87,7 +87,7 @@ def mel_filters(config: MelConfig, warp: float = 1.0) -> np.ndarray:
         G. Hinton, ICML 2013 workshop on deep learning for audio; here linear up to `high`).
     """
     bins = np.fft.rfftfreq(config.size, 1 / config.rate)
-    low, high = mel_scale(np.array([config.low, config.high]))
+    low, high = mel_scale(np.array([config.low, config.high])).tolist()
     edges = mel_to_hertz(np.linspace(low, high, config.bands + 2)) * warp
     step = np.diff(edges)
     rising = (bins[:, None] - edges[:-2]) / step[:-1]
