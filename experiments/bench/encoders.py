@@ -24,7 +24,10 @@ from rich.table import Table
 
 from experiments import command
 
-PARTS = {"text": "experiments.bench.encoders_text"}
+PARTS = {
+    "text": "experiments.bench.encoders_text",
+    "audio": "experiments.bench.encoders_audio",
+}
 """Modules with `measure(rounds)`, which gives rows of what, contender, seconds, rate and unit."""
 
 
