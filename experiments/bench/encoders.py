@@ -9,6 +9,9 @@ figures. A contender whose library is not installed is left out. Parts:
 
   text   utterances per second and one step of fine-tuning, beside transformers on torch: a network
          of MiniLM's sizes, random weights, word pieces of MELD's lengths (extra `bench`)
+  audio  times real time of log-mel, prosody and the whole encoder, beside librosa and openSMILE
+
+Faces have a program of their own, `experiments.bench.encoders_vision`.
 """
 
 from __future__ import annotations
