@@ -213,15 +213,19 @@ def test_a_server_that_cannot_be_says_why(server, tmp_path):
 
 
 def test_it_serves_until_it_is_interrupted(server, tmp_path):
-    code = "import sys, pathlib; from emojax.serve.web_folder import serve_folder as s; "
-    code += "s(pathlib.Path(sys.argv[1]), 0)"
+    # Whoever runs the suite in a shell's background has told it to ignore interrupts.
+    code = "import signal, sys, pathlib; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from emojax.serve.web_folder import serve_folder as s; s(pathlib.Path(sys.argv[1]), 0)"
     command = [sys.executable, "-c", code, tmp_path / "out"]
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
         address = process.stdout.readline().split()[0]
         with urllib.request.urlopen(address, timeout=30) as response:
             assert response.status == 200
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 0
+        try:
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
