@@ -53,9 +53,7 @@ def main() -> None:
             initializer_range=0.3,
         )
     ).eval()
-    for name, parameter in small.named_parameters():
-        if "bias" in name or "LayerNorm" in name:
-            torch.nn.init.normal_(parameter, mean=1.0 if name.endswith("weight") else 0.0, std=0.3)
+    draw_the_rest(small)
     small.save_pretrained(FOLDER)
     tokenizer.no_truncation()
 
@@ -67,6 +65,15 @@ def main() -> None:
         small=features(small, lambda text: tokenizer.encode(text).ids),
         minilm=features(AutoModel.from_pretrained(minilm).eval(), lambda t: theirs(t).input_ids),
     )
+
+
+def draw_the_rest(model) -> None:
+    """Norms and biases, which transformers leaves at one and zero, where mistakes do not show."""
+    import torch
+
+    for name, parameter in model.named_parameters():
+        if "bias" in name or "LayerNorm" in name:
+            torch.nn.init.normal_(parameter, mean=1.0 if name.endswith("weight") else 0.0, std=0.3)
 
 
 def features(model, pieces) -> np.ndarray:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.goldens.make_bert import TEXTS, features
+from tests.goldens.make_bert import TEXTS, draw_the_rest, features
 
 FOLDER = Path(__file__).parent / "roberta"
 CONTEXT = ("Ann: a good day", "Bob: no, it was not!", "a")
@@ -64,9 +64,7 @@ def main() -> None:
         initializer_range=0.3,
     )
     whole = RobertaForMaskedLM(config).eval()
-    for name, parameter in whole.named_parameters():
-        if "bias" in name or "LayerNorm" in name:
-            torch.nn.init.normal_(parameter, mean=1.0 if name.endswith("weight") else 0.0, std=0.3)
+    draw_the_rest(whole)
     whole.save_pretrained(FOLDER)
 
     rows = [tokenizer.encode(text).ids for text in CONTEXT]
