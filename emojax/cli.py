@@ -107,16 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         "  emojax train --out runs/iemocap --data features.pkl --set model.width=128\n"
         "  emojax train --out runs/demo --resume                go on after an interruption",
     )  # fmt: skip
-    train.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
-    _settings(train)
-    train.add_argument("--data", metavar="SOURCE", help="short for --set data.source=SOURCE")
-    train.add_argument("--data-dir", metavar="DIR", help="short for --set data.data_dir=DIR")
-    train.add_argument(
-        "--skip-bad", action="store_true",
-        help="set conversations with bad values aside and list them in the report",
-    )  # fmt: skip
-    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    train.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    _training(train)
     train.add_argument(
         "--profile", type=Path, nargs="?", const=Path(), metavar="DIR",
         help="trace a few steps for XProf or Perfetto, into RUN/profile if no DIR is given",
@@ -212,14 +203,7 @@ def _parser() -> argparse.ArgumentParser:
         "  emojax train --out runs/meld --data folder_of_meld_csv \\\n"
         "      --set data.text_encoder=runs/text/encoder",
     )  # fmt: skip
-    tune.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
-    _settings(tune)
-    tune.add_argument("--data", metavar="SOURCE", help="short for --set data.source=SOURCE")
-    tune.add_argument(
-        "--skip-bad", action="store_true", help="set conversations with bad values aside"
-    )
-    tune.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    tune.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    _training(tune)
 
     published = _command(
         commands, "import-authors", _import_authors,
@@ -390,6 +374,20 @@ def _command(
     return parser
 
 
+def _training(command: argparse.ArgumentParser) -> None:
+    """What every training is told, whatever it trains."""
+    command.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
+    _settings(command)
+    command.add_argument("--data", metavar="SOURCE", help="short for --set data.source=SOURCE")
+    command.add_argument("--data-dir", metavar="DIR", help="short for --set data.data_dir=DIR")
+    command.add_argument(
+        "--skip-bad", action="store_true",
+        help="set conversations with bad values aside instead of stopping at the first",
+    )  # fmt: skip
+    command.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    command.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+
 def _settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
     parser.add_argument(
@@ -516,8 +514,8 @@ def _finetune_text(options: argparse.Namespace) -> int:
 
     config = _read_config(options, FinetuneConfig)
     if options.resume and (options.out / "run.json").exists():
-        chosen = options.config or options.overrides or options.data or options.skip_bad
-        if chosen and read_tuning(options.out)[0] != config:
+        chosen = options.config or options.overrides or options.data or options.data_dir
+        if (chosen or options.skip_bad) and read_tuning(options.out)[0] != config:
             raise ConfigError(
                 f"{options.out} was started with other settings. Resume it without any, or start a "
                 "new run"
