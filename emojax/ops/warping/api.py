@@ -110,26 +110,30 @@ def _positive(gamma: float) -> None:
         raise ValueError(f"gamma must be positive, not {gamma}; `dtw` is the limit at 0")
 
 
-def _distance(
-    x: Array, y: Array, x_mask: Array | None, y_mask: Array | None, band: int | None, gamma: float
-) -> Array:
+def _prepared(
+    x: Array, y: Array, x_mask: Array | None, y_mask: Array | None, band: int | None
+) -> tuple[int, int, Array, Array, Array, Array]:
+    """Reach and width of the band; real frames of both and how many they are."""
     sizes = (x.shape[1], y.shape[1])
     reach = check(sizes, band)
     width = width_of(sizes, reach, not (x_mask is None is y_mask))
     x, n = _real(x, x_mask)
     y, m = _real(y, y_mask)
-    return _core(reach, width, gamma, x, y, n, m)
+    return reach, width, x, y, n, m
+
+
+def _distance(
+    x: Array, y: Array, x_mask: Array | None, y_mask: Array | None, band: int | None, gamma: float
+) -> Array:
+    reach, width, *frames = _prepared(x, y, x_mask, y_mask, band)
+    return _core(reach, width, gamma, *frames)
 
 
 def _alignment(
     x: Array, y: Array, x_mask: Array | None, y_mask: Array | None, band: int | None, gamma: float
 ) -> Alignment:
-    sizes = (x.shape[1], y.shape[1])
-    reach = check(sizes, band)
-    width = width_of(sizes, reach, not (x_mask is None is y_mask))
-    x, n = _real(x, x_mask)
-    y, m = _real(y, y_mask)
-    along = Band.of(n, m, sizes, reach)
+    reach, width, x, y, n, m = _prepared(x, y, x_mask, y_mask, band)
+    along = Band.of(n, m, (x.shape[1], y.shape[1]), reach)
     _, values = walk.forward(x, y, along, width, gamma, keep=True)
     weight = walk.shares(values, along, gamma)
     d = jnp.arange(len(along.start), dtype=jnp.int32)[:, None, None]
