@@ -15,6 +15,7 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,14 +84,28 @@ def measure(
         from emojax.featurize import synchrony
 
         found["lag"] = synchrony.lag_of(path, settings.faces, settings.align)
-    _audio(found, "audio", path, start, end, settings, encoder)
+    _measured(found, "audio", lambda: _audio(path, start, end, settings))
     # Pictures from before the recording begins are not there.
     first = max(start + found["lag"], 0.0)
     last = None if end is None else max(end + found["lag"], first)
-    _visual(found, "visual", path, first, last, settings, encoder)
+    _measured(
+        found, "visual", lambda: _visual(found, path, first, last, settings, encoder)
+    )  # fmt: skip
     if len(found["absent"]) == 2:
         found["aside"] = dict.fromkeys(("audio", "visual"), "neither sound nor video in it")
     return found
+
+
+def _measured(found: dict[str, Any], modality: str, of: Callable[[], np.ndarray]) -> None:
+    """Put features into `found`, or why there are none."""
+    from emojax.featurize import media
+
+    try:
+        found[modality] = pack(of())
+    except media.Absent:
+        found["absent"].append(modality)
+    except (media.Broken, _SetAside) as reason:
+        found["aside"][modality] = str(reason)
 
 
 def _impossible(path: Path, start: float, end: float | None, settings: Settings) -> str:
@@ -123,26 +138,24 @@ def _beyond(path: Path, start: float, end: float | None, settings: Settings) -> 
     return ""
 
 
-def _audio(
-    found: dict[str, Any], modality: str, path: Path, start: float, end: float | None,
-    settings: Settings, encoder: VisionEncoder | None,
-) -> None:  # fmt: skip
+class _SetAside(Exception):  # noqa: N818, no error of the program
+    """Its text says why."""
+
+
+def _audio(path: Path, start: float, end: float | None, settings: Settings) -> np.ndarray:
+    """Features f32[D].
+
+    Raises:
+      media.Absent, media.Broken, _SetAside: there are none.
+    """
     from emojax.featurize import measures, media
 
-    try:
-        sound, rate, count = media.read_sound(path, start, end, settings.longest + 1)
-    except media.Absent:
-        found["absent"].append(modality)
-        return
-    except media.Broken as broken:
-        found["aside"][modality] = str(broken)
-        return
+    sound, rate, count = media.read_sound(path, start, end, settings.longest + 1)
     if reason := _unlike(len(sound) / rate, count / max(len(sound), 1), start, end, settings):
-        found["aside"][modality] = reason
-    elif abs(sound).max() < settings.quiet:
-        found["aside"][modality] = "silent"
-    else:
-        found[modality] = pack(measures.audio_features(sound, rate))
+        raise _SetAside(reason)
+    if abs(sound).max() < settings.quiet:
+        raise _SetAside("silent")
+    return measures.audio_features(sound, rate)
 
 
 def _unlike(
@@ -161,31 +174,24 @@ def _unlike(
 
 
 def _visual(
-    found: dict[str, Any], modality: str, path: Path, start: float, end: float | None,
-    settings: Settings, encoder: VisionEncoder | None,
-) -> None:  # fmt: skip
+    found: dict[str, Any], path: Path, start: float, end: float | None, settings: Settings,
+    encoder: VisionEncoder | None,
+) -> np.ndarray:  # fmt: skip
+    """Features f32[D]; what there is of faces goes to `found`. Raises as `_audio` does."""
     from emojax.featurize import faces, measures, media
 
     size = measures.SIZE if encoder is None else encoder.size
     pictures = media.read_pictures(path, start, end, settings.rate, settings.longest)
-    try:
-        face = faces.follow(pictures, size, settings.faces)  # type: ignore[arg-type]
-    except media.Absent:
-        found["absent"].append(modality)
-        return
-    except media.Broken as broken:
-        found["aside"][modality] = str(broken)
-        return
+    face = faces.follow(pictures, size, settings.faces)  # type: ignore[arg-type]
     found["faces"] = {
         "pictures": face.pictures, "with": face.found, "tracks": face.tracks,
         "chosen": len(face.times),
     }  # fmt: skip
     if not face.pictures:
-        found["aside"][modality] = f"mistimed: the video ends before {start:g} s"
-    elif not len(face.times):
-        found["aside"][modality] = f"no face in any of {face.pictures} pictures"
-    else:
-        found[modality] = pack(measures.visual_features(face, encoder))
+        raise _SetAside(f"mistimed: the video ends before {start:g} s")
+    if not len(face.times):
+        raise _SetAside(f"no face in any of {face.pictures} pictures")
+    return measures.visual_features(face, encoder)
 
 
 def pack(features: np.ndarray) -> str:
