@@ -56,7 +56,9 @@ class Table:
             key=lambda c: (list(MODELS).index(c["model"]), list(FORMATS).index(c["format"]),
                            c["seed"]),
         )  # fmt: skip
-        write_atomically(self.path, json.dumps(ordered, indent=1) + "\n")
+        # A card a line: what changes is then what a diff shows.
+        lines = ",\n".join(json.dumps(each) for each in ordered)
+        write_atomically(self.path, f"[\n{lines}\n]\n")
 
     def of(self, model: str, format: str) -> list[Card]:
         """Of all seeds."""
