@@ -1,7 +1,7 @@
 """Depthwise convolution of images: each channel by a small kernel of its own.
 
 As a sum of shifted products: XLA's own grouped convolution on CPU goes channel by channel and takes
-ten times as long and more (`experiments/bench/encoders_vision.py`).
+ten times as long and more (`python -m experiments.bench.encoders vision`).
 """
 
 from __future__ import annotations

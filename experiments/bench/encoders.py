@@ -10,8 +10,8 @@ figures. A contender whose library is not installed is left out. Parts:
   text   utterances per second and one step of fine-tuning, beside transformers on torch: a network
          of MiniLM's sizes, random weights, word pieces of MELD's lengths (extra `bench`)
   audio  times real time of log-mel, prosody and the whole encoder, beside librosa and openSMILE
-
-Faces have a program of their own, `experiments.bench.encoders_vision`.
+  vision frames per second of MobileNetV2 and VGG-16, beside transformers and PyTorch, and depthwise
+         convolutions beside XLA's own; minutes, most of them VGG's
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from experiments import command
 PARTS = {
     "text": "experiments.bench.encoders_text",
     "audio": "experiments.bench.encoders_audio",
+    "vision": "experiments.bench.encoders_vision",
 }
 """Modules with `measure(rounds)`, which gives rows of what, contender, seconds, rate and unit."""
 

@@ -1,21 +1,13 @@
-"""Frames per second of the vision encoders beside transformers and PyTorch, on the same weights.
+"""Vision encoders beside transformers and PyTorch, on the same weights; see `bench.encoders`.
 
 MobileNetV2 on crops of 96 x 96 and VGG-16 on 224 x 224, fp32, weights drawn by transformers and by
-PyTorch and imported as a user's file is. Everything is timed in turn, round by round, in one
-process, so that a machine that slows down slows all of it; the median round counts, and ratios are
-within a run. `difference` is the largest of any feature from PyTorch's. Depthwise convolutions are
-also timed by themselves, against XLA's grouped convolution.
-
-Cost: 3 minutes on two idle cores, most of it VGG. Needs torch and transformers.
-Aim: 100 frames a second for MobileNetV2 on two cores, and no slower than PyTorch.
-
-    python -m experiments.bench.encoders_vision
-    python -m experiments.bench.encoders_vision --json --without-vgg
+PyTorch and imported as a user's file is. Depthwise convolutions are also timed by themselves,
+against XLA's grouped convolution. Features that are not PyTorch's to 1e-4 of the largest end it.
 """
 
 from __future__ import annotations
 
-import json
+import importlib.util
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +21,6 @@ from jax import lax
 from emojax.interop.vision import VisionEncoder, read_vision_encoder
 from emojax.nn.encoders.vgg import DEPTHS, VggConfig
 from emojax.ops.depthwise import depthwise_convolution, same_padding
-from experiments import command
 from experiments.bench.timing import in_turn, median
 
 LAYERS = ((48, 32, 1), (24, 144, 1), (12, 192, 2), (6, 576, 1))
@@ -75,45 +66,34 @@ def vgg(folder: Path) -> tuple[VisionEncoder, Callable[[Any], Any]]:
 
 
 def compare(
-    encoder: VisionEncoder, theirs: Callable[[Any], Any], batch: int, rounds: int
-) -> dict[str, Any]:
-    """Frames per second of both on batches of that many crops, features to the host included."""
+    what: str, encoder: VisionEncoder, theirs: Callable[[Any], Any], batch: int, rounds: int
+) -> list[dict[str, Any]]:
+    """Both on a batch of that many crops, features to the host included."""
     import torch
 
     size = encoder.size
     crops = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3)).astype(np.uint8)
-    mean, deviation = (np.float32(each) for each in (encoder.colours[0], encoder.colours[1]))
+    mean, deviation = (torch.from_numpy(np.float32(each)) for each in encoder.colours[:2])
 
     def in_torch(layout: torch.memory_format) -> np.ndarray:
-        x = (torch.from_numpy(crops).float() / 255 - torch.from_numpy(mean)) / torch.from_numpy(
-            deviation
-        )
+        x = (torch.from_numpy(crops).float() / 255 - mean) / deviation
         x = x.permute(0, 3, 1, 2).contiguous(memory_format=layout)
         with torch.inference_mode():
             return theirs(x).numpy()
 
-    found = encoder.encode(crops)
-    wanted = in_torch(torch.contiguous_format)
-    seconds = median(
-        in_turn(
-            {
-                "emojax": lambda: encoder.encode(crops),
-                "torch": lambda: in_torch(torch.contiguous_format),
-                "torch, channels last": lambda: in_torch(torch.channels_last),
-            },
-            rounds=rounds,
-        )
-    )
-    rates = {name: batch / each for name, each in seconds.items()}
-    return {
-        "size": size, "batch": batch, "frames_per_second": rates,
-        "times_torch": rates["emojax"] / max(rates["torch"], rates["torch, channels last"]),
-        "difference": float(np.abs(found - wanted).max()), "largest": float(np.abs(wanted).max()),
-    }  # fmt: skip
+    found, wanted = encoder.encode(crops), in_torch(torch.contiguous_format)
+    if abs(found - wanted).max() > 1e-4 * abs(wanted).max():
+        raise AssertionError(f"{what}: features are not PyTorch's")
+    programs = {
+        "emojax": lambda: encoder.encode(crops),
+        "torch": lambda: in_torch(torch.contiguous_format),
+        "torch, channels last": lambda: in_torch(torch.channels_last),
+    }
+    return _rows(f"{what}, {batch} of {size} x {size}", programs, batch, rounds)
 
 
 def depthwise(rounds: int, batch: int = 16) -> list[dict[str, Any]]:
-    """Milliseconds of single depthwise convolutions, as shifted products and grouped."""
+    """Single depthwise convolutions, as shifted products and grouped."""
     rows = []
     for size, width, stride in LAYERS:
         draw = np.random.default_rng(0)
@@ -130,56 +110,36 @@ def depthwise(rounds: int, batch: int = 16) -> list[dict[str, Any]]:
                 dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=width,
             )  # fmt: skip
 
-        programs = {"shifted": jax.jit(shifted), "grouped": jax.jit(grouped)}
+        programs = {"emojax": jax.jit(shifted), "XLA, grouped": jax.jit(grouped)}
         calls = {name: lambda f=f, x=x, kernel=kernel: f(x, kernel) for name, f in programs.items()}
-        seconds = median(in_turn(calls, rounds=rounds))
-        rows.append(
-            {"size": size, "channels": width, "stride": stride}
-            | {f"{name}_ms": 1e3 * each for name, each in seconds.items()}
-        )
+        what = f"depthwise, {size} x {size} x {width}, stride {stride}"
+        rows += _rows(what, calls, batch, rounds)
     return rows
 
 
-def show(results: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=max(110, Console().width))
-    table = Table(title="Frames per second, fp32")
-    for column in ("", "emojax", "torch", "torch, channels last", "x torch", "difference"):
-        table.add_column(column, justify="left" if not column else "right")
-    for name, m in results["encoders"].items():
-        rates = (f"{rate:.1f}" for rate in m["frames_per_second"].values())
-        table.add_row(
-            f"{name}, {m['batch']} of {m['size']} x {m['size']}", *rates,
-            f"{m['times_torch']:.2f}", f"{m['difference']:.1e} of {m['largest']:.1e}",
-        )  # fmt: skip
-    console.print(table)
-    for row in results["depthwise"]:
-        console.print(
-            f"depthwise {row['size']} x {row['size']} x {row['channels']}, stride {row['stride']}: "
-            f"{row['shifted_ms']:.1f} ms, grouped {row['grouped_ms']:.1f} ms"
-        )
+def _rows(
+    what: str, programs: dict[str, Callable[[], Any]], frames: int, rounds: int
+) -> list[dict[str, Any]]:
+    seconds = median(in_turn(programs, rounds=rounds))
+    return [
+        {
+            "what": what,
+            "contender": name,
+            "seconds": taken,
+            "rate": frames / taken,
+            "unit": "frames/s",
+        }
+        for name, taken in seconds.items()
+    ]
 
 
-def main() -> None:
-    parser = command.parser("experiments.bench.encoders_vision", __doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default 5)")
-    parser.add_argument("--without-vgg", action="store_true", help="MobileNetV2 alone")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    arguments = parser.parse_args()
-    if arguments.rounds < 1:
-        parser.error("--rounds must be at least 1")
+def measure(rounds: int) -> list[dict[str, Any]]:
+    """Rows as `experiments.bench.encoders` shows them."""
+    rows = depthwise(rounds)
+    missing = [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]
+    if missing:
+        print(f"{missing[0]} is not installed, and the weights are drawn with it")
+        return rows
     with tempfile.TemporaryDirectory() as folder:
-        found = {"mobilenet_v2": compare(*mobilenet(Path(folder)), 32, arguments.rounds)}
-        if not arguments.without_vgg:
-            found["vgg16"] = compare(*vgg(Path(folder)), 16, arguments.rounds)
-    results = {"encoders": found, "depthwise": depthwise(arguments.rounds)}
-    if arguments.json:
-        print(json.dumps(results, indent=2))
-    else:
-        show(results)
-
-
-if __name__ == "__main__":
-    main()
+        rows += compare("MobileNetV2", *mobilenet(Path(folder)), 32, rounds)
+        return rows + compare("VGG-16", *vgg(Path(folder)), 16, rounds)
