@@ -236,7 +236,16 @@ def iree(weights: Weights, folder: Path, quantize: str | None) -> Exported:
 
 def web(weights: Weights, folder: Path, quantize: str | None) -> Exported:
     """The ONNX file, its runtime for browsers, and a page."""
+    from emojax.serve.web_folder import RUNTIME
+    from emojax.serve.web_runtime import WebModel
+
     exported = onnx(weights, folder, quantize)
+    facts = {**exported.facts, "Runtime": RUNTIME}
+    if shutil.which("node"):
+        tried: Callable[[Arrays], Any] = WebModel(exported.model)
+        facts["Tried in"] = "ONNX Runtime Web, by Node.js, one thread"
+    else:  # npm's package was put in its place by hand
+        tried, facts["Tried in"] = exported.run, "ONNX Runtime for CPUs, as there is no Node.js"
 
     def finish(run: Run, card: Mapping[str, Any]) -> None:
         from emojax.serve.web_folder import describe, examples, write_web_folder
@@ -249,7 +258,7 @@ def web(weights: Weights, folder: Path, quantize: str | None) -> Exported:
         "`python -m http.server` in this folder, then open the address that it says. Or put the "
         "folder on any static web server."
     )
-    return dataclasses.replace(exported, usage=usage, finish=finish)
+    return dataclasses.replace(exported, run=tried, facts=facts, usage=usage, finish=finish)
 
 
 FORMATS: dict[str, Callable[[Weights, Path, str | None], Exported]] = {

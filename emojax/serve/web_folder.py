@@ -67,22 +67,31 @@ def write_web_folder(
       ConfigError: the runtime's package is neither kept from before nor to be had.
       DataError: a file that cannot be written.
     """
-    tarball = runtime_package()
     lines = (json.dumps(each, ensure_ascii=False, allow_nan=False) for each in example)
+    runtime = runtime_package()
     write_atomically(out / "example.jsonl", "".join(f"{line}\n" for line in lines))
     write_atomically(out / "model.json", json.dumps(description, allow_nan=False) + "\n")
     try:
         shutil.copytree(PAGE, out, dirs_exist_ok=True)
         if onnx.resolve() != (out / "model.onnx").resolve():
             shutil.copyfile(onnx, out / "model.onnx")
-        with tarfile.open(tarball) as package:
-            for name in RUNTIME_FILES:
-                # Bytes by name, never a path that the archive chooses.
-                content = package.extractfile(f"package/dist/{name}")
-                assert content is not None
-                (out / "onnxruntime" / name).write_bytes(content.read())
+        unpack_runtime(out / "onnxruntime", runtime)
     except OSError as error:
         raise DataError(f"cannot be written: {error.strerror or error}", file=out) from error
+
+
+def unpack_runtime(out: Path, tarball: Path | None = None) -> None:
+    """Write `RUNTIME_FILES` into a folder that is there.
+
+    Raises:
+      ConfigError: see `runtime_package`, whose file is taken if none is named.
+    """
+    with tarfile.open(tarball or runtime_package()) as package:
+        for name in RUNTIME_FILES:
+            # Bytes by name, never a path that the archive chooses.
+            content = package.extractfile(f"package/dist/{name}")
+            assert content is not None
+            (out / name).write_bytes(content.read())
 
 
 def runtime_package(cache: Path | None = None) -> Path:

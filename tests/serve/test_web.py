@@ -45,6 +45,13 @@ def folder(tiny_run, tmp_path_factory):
     return out
 
 
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not here")
+def test_its_card_is_of_the_runtime_for_browsers(folder):
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    assert card["Tried in"].startswith("ONNX Runtime Web")
+    assert card["largest_difference"] < 1e-5
+
+
 def served(folder):
     server = web_server(folder)
     threading.Thread(target=server.serve_forever, daemon=True).start()
