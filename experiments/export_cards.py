@@ -158,7 +158,11 @@ def figure(table: Table) -> Figure:
                     [y for y, _ in there], "o", color=colour, markersize=5, alpha=0.85,
                     label=format if there else None,
                 )  # fmt: skip
-            axes.set_xscale("log")
+            low, high = axes.dataLim.intervalx
+            if high > 10 * low:
+                axes.set_xscale("log")
+            else:  # decades would leave it without a figure
+                axes.set_xlim(0, 1.1 * high)
             axes.set(xlabel=label)
             axes.grid(axis="x", color=plots.PALE, linewidth=0.6)
             axes.xaxis.set_major_formatter("{x:g}")
