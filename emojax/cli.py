@@ -662,8 +662,8 @@ def _data_inspect(options: argparse.Namespace) -> int:
 
 
 def _simulate_media(options: argparse.Namespace) -> int:
-    from emojax.data.media.simulator.config import MediaConfig
-    from emojax.data.media.simulator.files import simulate_media
+    from emojax.data.media_simulator.config import MediaConfig
+    from emojax.data.media_simulator.files import simulate_media
 
     config = MediaConfig(
         seed=options.seed, conversations=options.conversations, lag=tuple(options.lag),

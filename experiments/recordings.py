@@ -15,11 +15,11 @@ import numpy as np
 
 from emojax.data.align.lag import Pair, shifted
 from emojax.data.align.series import loudness, mouth_opening
-from emojax.data.media.simulator.config import MediaConfig
-from emojax.data.media.simulator.face import draw_faces, poses
-from emojax.data.media.simulator.scene import Scene, scene
-from emojax.data.media.simulator.spoil import noisy_frames, noisy_sound
-from emojax.data.media.simulator.voice import Speech, speak
+from emojax.data.media_simulator.config import MediaConfig
+from emojax.data.media_simulator.face import draw_faces, poses
+from emojax.data.media_simulator.scene import Scene, scene
+from emojax.data.media_simulator.spoil import noisy_frames, noisy_sound
+from emojax.data.media_simulator.voice import Speech, speak
 from emojax.files import write_atomically
 
 GRID = 12

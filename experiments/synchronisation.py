@@ -37,10 +37,10 @@ from rich.progress import track
 
 from emojax.config import Config, digest, from_dict, override
 from emojax.data.align.lag import METHODS, estimate_lags
-from emojax.data.media.simulator.config import MediaConfig
-from emojax.data.media.simulator.face import draw_faces, poses
-from emojax.data.media.simulator.scene import scene
-from emojax.data.media.simulator.voice import speak
+from emojax.data.media_simulator.config import MediaConfig
+from emojax.data.media_simulator.face import draw_faces, poses
+from emojax.data.media_simulator.scene import scene
+from emojax.data.media_simulator.voice import speak
 from emojax.files import write_atomically
 from experiments import command
 from experiments.programs import start

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from emojax.data.media.simulator.config import MediaConfig
+from emojax.data.media_simulator.config import MediaConfig
 from emojax.data.readers import read_corpus
 from experiments import synchronisation
 from experiments.recordings import GRID, features, record, write_pickle

@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("av", reason="the extra media is not installed")
 pytest.importorskip("cv2", reason="the extra media is not installed")
 
-from emojax.data.media.simulator.config import MediaConfig
-from emojax.data.media.simulator.files import simulate_media
+from emojax.data.media_simulator.config import MediaConfig
+from emojax.data.media_simulator.files import simulate_media
 from emojax.featurize.synchrony import lag_of
 from emojax.featurize.worker import Settings, measure
 

@@ -13,12 +13,12 @@ import pytest
 
 from emojax.cli import main
 from emojax.data.align.series import mouth_opening
-from emojax.data.media.simulator.config import PROCESS, MediaConfig
-from emojax.data.media.simulator.face import draw_faces, poses
-from emojax.data.media.simulator.files import COLUMNS, simulate_media
-from emojax.data.media.simulator.scene import means, posterior, scene, syllable_rate
-from emojax.data.media.simulator.spoil import frozen, noisy_frames, noisy_sound, tracks
-from emojax.data.media.simulator.voice import speak
+from emojax.data.media_simulator.config import PROCESS, MediaConfig
+from emojax.data.media_simulator.face import draw_faces, poses
+from emojax.data.media_simulator.files import COLUMNS, simulate_media
+from emojax.data.media_simulator.scene import means, posterior, scene, syllable_rate
+from emojax.data.media_simulator.spoil import frozen, noisy_frames, noisy_sound, tracks
+from emojax.data.media_simulator.voice import speak
 from emojax.errors import ConfigError
 
 SMALL = MediaConfig(size=32, conversations=2)

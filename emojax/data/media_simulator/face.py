@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from emojax.data.media.simulator.scene import Scene
-from emojax.data.media.simulator.voice import Speech
+from emojax.data.media_simulator.scene import Scene
+from emojax.data.media_simulator.voice import Speech
 
 TOGETHER = 64
 """Frames drawn at once; memory stays flat whatever the length."""

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from scipy.io import wavfile
 
-from emojax.data.media.simulator.config import MediaConfig
-from emojax.data.media.simulator.face import draw_faces, poses
-from emojax.data.media.simulator.scene import Scene, posterior, scene
-from emojax.data.media.simulator.spoil import noisy_frames, noisy_sound, tracks
-from emojax.data.media.simulator.voice import speak
+from emojax.data.media_simulator.config import MediaConfig
+from emojax.data.media_simulator.face import draw_faces, poses
+from emojax.data.media_simulator.scene import Scene, posterior, scene
+from emojax.data.media_simulator.spoil import noisy_frames, noisy_sound, tracks
+from emojax.data.media_simulator.voice import speak
 from emojax.data.progress import progress
 from emojax.errors import ConfigError
 from emojax.files import write_atomically

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.signal import lfilter
 
-from emojax.data.media.simulator.scene import Scene, syllable_rate
+from emojax.data.media_simulator.scene import Scene, syllable_rate
 
 VOWELS = np.array(
     [  # F1, F2, F3 in Hz, about those of Peterson and Barney (1952); how far the jaw is open

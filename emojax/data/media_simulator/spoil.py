@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from emojax.data.corruptions import stretches
-from emojax.data.media.simulator.config import MediaConfig
-from emojax.data.media.simulator.scene import Scene
+from emojax.data.media_simulator.config import MediaConfig
+from emojax.data.media_simulator.scene import Scene
 
 _SOUND, _FRAMES, _FROZEN, _TRACKS = 1001, 1002, 1003, 1004
 _BURST, _FREEZE = 0.4, 0.5

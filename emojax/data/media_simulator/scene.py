@@ -14,8 +14,8 @@ import numpy as np
 
 from emojax.data import simulator
 from emojax.data.joint_chain import JointChain, log_sum
-from emojax.data.media.simulator.config import MediaConfig
-from emojax.data.media.simulator.words import sentence, syllables
+from emojax.data.media_simulator.config import MediaConfig
+from emojax.data.media_simulator.words import sentence, syllables
 
 VOICE = {  # pitch, energy, rate
     "happy": (1.2, 0.4, 0.6), "sad": (-1.2, -1.4, -1.4), "neutral": (-0.4, -0.6, 0.0),

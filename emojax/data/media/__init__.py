@@ -1,1 +1,0 @@
-"""Recordings: sound, frames and words with times."""
