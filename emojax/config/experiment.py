@@ -9,6 +9,7 @@ from emojax.config import baselines
 from emojax.config.checks import positive, require
 from emojax.config.data import OWN_BUCKET_STEP, PADDED_STEP, DataConfig
 from emojax.config.redifu import RedifuAuthorsConfig, RedifuConfig
+from emojax.config.shared_space import SharedSpaceConfig
 from emojax.config.train import TrainConfig
 
 ModelConfig = (
@@ -27,6 +28,7 @@ ModelConfig = (
     | baselines.MultConfig
     | baselines.DialogueGcnConfig
     | baselines.SdtConfig
+    | SharedSpaceConfig
 )
 
 
@@ -65,6 +67,13 @@ class Config:
                 self.data.layout == "padded", "data.layout",
                 'must be "padded" for redifu_authors, whose fusion would mix the conversations '
                 "of a packed row",
+            )  # fmt: skip
+
+        if isinstance(self.model, SharedSpaceConfig):
+            require(
+                self.train.accumulate == 1, "train.accumulate",
+                f"must be 1 for {self.model.name}: contrast needs all utterances of a batch at "
+                "once. Use mesh.data",
             )  # fmt: skip
 
     def _check_mesh(self) -> None:

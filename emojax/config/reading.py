@@ -99,7 +99,9 @@ def from_dict(values: dict[str, Any], kind: type[T] = Config) -> T:  # type: ign
         raise ConfigError(_explain(error)) from error
 
 
-_LATER: dict[str, dict[str, Any]] = {"model": {"alignment": "none"}}
+_LATER: dict[str, dict[str, Any]] = {
+    "model": {"alignment": "none"}, "train": {"initialise_from": ""},
+}  # fmt: skip
 """Settings that came after results were stored. At these values they do not count in a hash, so
 that stored results are still found."""
 

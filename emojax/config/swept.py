@@ -40,6 +40,7 @@ def structure(config: Config) -> str:
         known["train"]["seed"] = None
     for name in SCHEDULE:
         known["train"][name] = None
+    known["train"]["initialise_from"] = None  # lanes may start from anywhere
     for section, names in _names(config).items():
         for name in names:
             if known[section].get(name):

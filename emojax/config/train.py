@@ -28,6 +28,9 @@ class TrainConfig:
     weight_decay: float = 0.05
     clip_norm: float | None = 1.0
     label_smoothing: float = 0.0
+    initialise_from: str = ""
+    """The folder of a run on features of the same widths, such as one of `shared_space`: what
+    parameters there have the name and shape of one here are where training starts."""
     class_weights: Literal["none", "balanced"] = "none"
     """"balanced" weighs a class by the inverse of its share of the training labels."""
     auxiliary_weight: float = 0.0

@@ -31,6 +31,8 @@ SCALARS = {
 }
 PER_CLASS = {"precision": "Precision", "recall": "Recall", "f1": "F1"}
 
+RETRIEVAL = "Shared space"
+
 PICTURES = {
     "confusion_matrix": "Confusion matrix",
     "reliability_diagram": "Reliability diagram",
@@ -46,6 +48,9 @@ def markdown(content: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         parts.append(escape(reference(content["reference"])))
     parts += ["## Scores", markdown_table(score_table(content))]
     parts += [f"## Classes ({main_split(content)}), %", markdown_table(class_table(content))]
+    if content["retrieval"]:
+        parts += [f"## {RETRIEVAL}", markdown_table(retrieval_table(content))]
+        parts.append(escape(retrieval(content)))
     for name, title in PICTURES.items():
         if name in pictures:
             parts.append(f"## {title}")
@@ -85,6 +90,9 @@ def html(
             reference=reference(content["reference"]) if content["reference"] else None,
             scores=score_table(content),
             classes=class_table(content),
+            shared_space=RETRIEVAL,
+            retrieval=retrieval_table(content) if content["retrieval"] else None,
+            retrieval_note=retrieval(content) if content["retrieval"] else None,
             titles=PICTURES,
             pictures={name: embedded(svg) for name, svg in pictures.items()},
             conversation=conversation(content),
@@ -158,6 +166,39 @@ def class_table(content: Mapping[str, Any]) -> Table:
         for entry in split["classes"]
     ]
     return Table(["Label", *PER_CLASS.values(), "Utterances"], rows)
+
+
+def retrieval_table(content: Mapping[str, Any]) -> Table:
+    """How often a modality of an utterance finds another one of the same."""
+    pairs = content["retrieval"]
+    ks = list(pairs[0]["recall"])
+    nearest = ks[-1]
+    rows = []
+    for pair in pairs:
+        alike, guess = pair["same_label"], pair["same_label_chance"]
+        rows.append(
+            [
+                Cell(f"{pair['query']} finds {pair['answer']}"),
+                *(
+                    Cell(_number(pair["recall"][k]), f"chance {100 * pair['chance'][k]:.2g}")
+                    for k in ks
+                ),
+                Cell("–") if alike is None else Cell(
+                    _number(alike[nearest]), f"chance {_number(guess)}"
+                ),
+                Cell(str(pair["utterances"])),
+            ]
+        )  # fmt: skip
+    recalls = [f"Recall@{k}, %" for k in ks]
+    return Table(["", *recalls, f"Same label among {nearest}, %", "Utterances"], rows)
+
+
+def retrieval(content: Mapping[str, Any]) -> str:
+    return (
+        f"Of the {main_split(content)} utterances that have both modalities, how often the answer "
+        "that belongs to a query is among the k nearest to it, out of all of them; and how many of "
+        "the nearest others have the query's label."
+    )
 
 
 def conversation(content: Mapping[str, Any]) -> str:

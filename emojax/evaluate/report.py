@@ -21,6 +21,7 @@ from emojax.evaluate.bootstrap import LEVEL, RESAMPLES, Intervals, bootstrap
 from emojax.evaluate.decisions import check_predictions, pick_conversation
 from emojax.evaluate.export import utterances
 from emojax.evaluate.metrics import BINS, Scores, majority_scores, score
+from emojax.evaluate.retrieval import Found
 from emojax.evaluate.timeline import timeline
 from emojax.files import write_atomically
 from emojax.types import Prediction
@@ -43,6 +44,8 @@ class Report:
       provenance: seed, config, hashes, versions, devices, parameters, wall time, memory, ...
       batch_mates: what `invariance.batch_mates` found (conversations, largest, invariant), or None.
       future: what `invariance.future` found (conversations, largest, seen), or None.
+      retrieval: how well modalities find one another in a shared space, on the split that comes
+        first in the report, or None.
       reference: what can be reached at most, where it is known: bayes_accuracy,
         majority_accuracy, reached (share of the way between them), text.
       skipped: conversations set aside before training, with their reasons.
@@ -60,6 +63,7 @@ class Report:
     provenance: Mapping[str, Any]
     batch_mates: Mapping[str, Any] | None = None
     future: Mapping[str, Any] | None = None
+    retrieval: Sequence[Found] | None = None
     reference: Mapping[str, Any] | None = None
     skipped: Sequence[str] = ()
     majority_label: int | None = None
@@ -159,6 +163,7 @@ def _content(
                 split: _split(report, scores, intervals)
                 for split, (scores, intervals) in scored.items()
             },
+            "retrieval": report.retrieval,
             "reference": report.reference,
             "conversation": {"split": main, "id": shown.id},
             "history": list(report.history),

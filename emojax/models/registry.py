@@ -11,6 +11,7 @@ from emojax.errors import ConfigError
 from emojax.models.baselines import pointwise, sequential, transformers
 from emojax.models.redifu import Redifu
 from emojax.models.redifu_authors import RedifuAuthors
+from emojax.models.shared_space import SharedSpace
 from emojax.types import Signature
 
 _CLASSES: dict[str, Any] = {
@@ -29,6 +30,7 @@ _CLASSES: dict[str, Any] = {
     "mult": transformers.Mult,
     "dialogue_gcn": sequential.DialogueGcn,
     "sdt": transformers.Sdt,
+    "shared_space": SharedSpace,
 }
 assert _CLASSES.keys() == MODELS.keys(), "every model has a config class, and the reverse"
 

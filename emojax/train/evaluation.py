@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from emojax import __version__
 from emojax.config import MeshConfig, digest, to_dict
 from emojax.config.corruption import Corruption
+from emojax.config.shared_space import SharedSpaceConfig
 from emojax.data.pipeline import smallest_batch
 from emojax.data.splits import content_hash
 from emojax.dist.mesh import build_mesh, mesh_here
@@ -27,6 +28,7 @@ from emojax.evaluate.flops import per_conversation
 from emojax.evaluate.invariance import batch_mates, future
 from emojax.evaluate.metrics import score
 from emojax.evaluate.predict import make_predict, predict_split
+from emojax.evaluate.retrieval import find
 from emojax.nn.sharding import named_axes
 from emojax.train.checkpoint import Checkpoints
 from emojax.train.reads import count_read, reads
@@ -124,6 +126,10 @@ def evaluate_run(folder: Path, *, test: bool = True) -> Evaluated:
     }
     selection = _selection(run, record)
     provenance = {**_provenance(run, variables, progress), **measured}
+    last = next(reversed(splits))
+    found = None
+    if isinstance(run.config.model, SharedSpaceConfig):
+        found = find(run.model, variables, run.batches(last, mesh=mesh), mesh)
     report = Report(
         name=f"{run.config.model.name} on {run.corpus.signature.name}",
         labels=run.corpus.signature.labels,
@@ -135,6 +141,7 @@ def evaluate_run(folder: Path, *, test: bool = True) -> Evaluated:
         provenance=provenance,
         batch_mates=measured["batch_mates"],
         future=measured["future"],
+        retrieval=found,
         reference=reference(run, splits.get("test"), int(counts.argmax())),
         skipped=[str(error) for error in run.corpus.skipped],
         majority_label=int(counts.argmax()),

@@ -25,6 +25,7 @@ from emojax.ops.random import TracedRate, words
 from emojax.ops.target import target
 from emojax.train.optimiser import build_optimiser, build_schedule
 from emojax.train.step import TrainState, advance, fresh_state
+from emojax.train.transfer import starting_from
 from emojax.types import Batch
 
 T = TypeVar("T")
@@ -131,8 +132,12 @@ class Lanes:
         self.keep: Callable = jax.jit(_keep, donate_argnums=0, out_shardings=divided)
         self.compiles: Callable[[], int] = step._cache_size
 
-    def initial(self, batch: Batch, statistics: Any) -> TrainState:
-        """States as `make_initial_state` makes them for each lane's seed."""
+    def initial(self, batch: Batch, statistics: Any, lent: Sequence[Any] = ()) -> TrainState:
+        """States as `make_initial_state` makes them for each lane's seed.
+
+        Args:
+          lent: of each config, what `transfer.lent` found.
+        """
         # One by one: vectorised over lanes, the same draws would be rounded in other places.
         make = jax.jit(self._fresh, compiler_options=compiler_options(once=True))
         given = batch, jax.device_put(statistics, jax.devices()[0])
@@ -140,6 +145,8 @@ class Lanes:
             jax.device_get(make(jax.random.key(config.train.seed), lane(self._values, n), *given))
             for n, config in enumerate(self.configs)
         ]
+        for n, given in enumerate(lent):
+            states[n] = starting_from(states[n], given)
         return self.put(jax.tree.map(lambda *each: np.stack(each), *states))
 
     def put(self, tree: T) -> T:

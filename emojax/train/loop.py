@@ -35,6 +35,7 @@ from emojax.train.progress import Progress, forget_peak_memory
 from emojax.train.reads import count_read
 from emojax.train.run import Run
 from emojax.train.step import TrainState, make_initial_state, make_train_step
+from emojax.train.transfer import lent, starting_from
 from emojax.types import Batch, Prediction
 
 MANY = 0.25
@@ -92,7 +93,9 @@ def train(
         stack.callback(last.close)
         stack.callback(best.close)
         restored = last.restore(state)
-        if restored is not None:
+        if restored is None:
+            state = starting_from(state, lent(run))
+        else:
             _, state, notes = restored
             progress = Progress(**notes)
             iterator.set_state(progress.iterator)

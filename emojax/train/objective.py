@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,8 @@ from emojax.config import TrainConfig
 from emojax.config.finetune import TuneConfig
 from emojax.config.swept import off
 from emojax.models.output import Output
+from emojax.nn.sharding import constrain
+from emojax.ops.contrastive import contrast
 from emojax.ops.losses import summed_cross_entropy, summed_distillation
 from emojax.types import MODALITIES
 
@@ -38,13 +41,28 @@ def objective(
     config: TrainConfig,
     weights: Float[Array, " C"] | None,
 ) -> Float[Array, ""]:
-    """NLL(logits) + w sum_m NLL(logits_m)^p + u sum_m T^2 KL(logits / T | logits_m / T) in nats.
+    """NLL(logits) + w sum_m NLL(logits_m)^p + u sum_m T^2 KL(logits / T | logits_m / T) in nats,
+    and of a model with a shared space how badly modalities find one another there.
 
     With w = .1, p = 2 and u = 0 this is the published loss (arXiv:2603.25752, both factors of the
     square differentiated); with w = u = 1 and p = 1 that of SDT (arXiv:2310.20494).
     """
     sums, total = terms(output, label, config, weights)
-    return combined([each / jnp.maximum(total, TINY) for each in sums], config)
+    loss = combined([each / jnp.maximum(total, TINY) for each in sums], config)
+    return loss if output.space is None else loss + contrast_of(output, label)
+
+
+def contrast_of(output: Output, label: Int[Array, "B L"]) -> Float[Array, ""]:
+    """`ops.contrastive.contrast` of a batch, negatives from the rows of all devices."""
+    space: Any = output.space
+
+    def whole(x: Array) -> Array:
+        return constrain(x, *(None,) * x.ndim)
+
+    return contrast(
+        space.embedding, space.present, space.scale, label if space.supervised else None,
+        output.logits.shape[-1], whole=whole,
+    )  # fmt: skip
 
 
 def terms(

@@ -110,6 +110,9 @@ def create_run(folder: Path, config: Config) -> Run:
         if corpus.ids(split):  # there may be no test split
             _check_lengths(corpus, split, data)
     run = Run(folder, config, corpus, build(config.model, corpus.signature, config.train.remat))
+    from emojax.train.transfer import lent  # which opens runs itself
+
+    lent(run)  # what cannot be lent is known before the run exists
     content = {
         "config": to_dict(config),
         "corpus": {

@@ -41,6 +41,7 @@ from emojax.train.progress import Progress, forget_peak_memory
 from emojax.train.reads import count_read
 from emojax.train.run import LAST, Run
 from emojax.train.step import TrainState
+from emojax.train.transfer import lent
 from emojax.types import Prediction
 
 
@@ -143,16 +144,17 @@ class _Sweep:
         self.validation = first.batches("validation")
         self.test = first.batches("test") if self.config.watch_test else None
 
+        self.last = Checkpoints(folder / LAST, keep=2)
+        stack.callback(self.last.close)
         position = self.iterator.get_state()
         self.progress = [Progress(iterator=position, lanes=len(runs)) for _ in runs]
         self.problems = [""] * len(runs)
+        given = [] if self.last.steps() else [lent(run) for run in runs]
         self.state = self.lanes.initial(
-            next(training.one_epoch()).batch, first.collection()
+            next(training.one_epoch()).batch, first.collection(), given
         )  # fmt: skip
         self.best = jax.tree.map(jnp.copy, self.state.variables())
         self.step = 0
-        self.last = Checkpoints(folder / LAST, keep=2)
-        stack.callback(self.last.close)
         restored = self.last.restore({"state": self.state, "best": self.best})
         if restored is not None:
             self.step, tree, notes = restored

@@ -38,6 +38,7 @@ REDIFU = RedifuConfig(
 )  # fmt: skip
 V2 = dataclasses.replace(REDIFU, attention="v2", causal=True, cross_modal="utterance")
 GRAPH = MODELS["dialogue_gcn"](width=32, window=2)
+SPACE = MODELS["shared_space"](width=32, contrast="supervised")
 AUTHORS = RedifuAuthorsConfig(width=16, heads=4, window=3, dropout=0.3)
 TRAIN = TrainConfig(
     learning_rate=0.003, ema_decay=0.9, weight_decay=0.1, auxiliary_weight=0.3, auxiliary_power=2
@@ -64,6 +65,7 @@ CASES = {
     "fsdp sequence model": Case(MeshConfig(fsdp=2, sequence=2, model=2)),
     "data fsdp, redifu_authors": Case(MeshConfig(fsdp=4), AUTHORS),
     "data fsdp, dialogue_gcn": Case(MeshConfig(fsdp=4), GRAPH),
+    "data fsdp, shared_space": Case(MeshConfig(fsdp=2), SPACE),
 }
 
 

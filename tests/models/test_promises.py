@@ -51,6 +51,9 @@ CASES = {
         for how in ("memory", "attention")
         for causal in (False, True)
     },
+    "shared_space, supervised": dataclasses.replace(
+        BASELINES["shared_space"], contrast="supervised"
+    ),
     "mult, two layers": dataclasses.replace(BASELINES["mult"], layers=2),
 }
 CONVERSATIONS = [random_conversation(seed, length) for seed, length in enumerate([9, 4, 1, 7, 12])]
