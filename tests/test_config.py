@@ -28,6 +28,7 @@ from emojax.config import (
     override,
     to_dict,
 )
+from emojax.config.shared_space import SharedSpaceConfig
 from emojax.errors import ConfigError
 
 NAN, INF = math.nan, math.inf
@@ -53,6 +54,10 @@ WRONG = [
     (RedifuConfig, {"feed_forward_ratio": 0}, "model.feed_forward_ratio must be positive"),
     (RedifuConfig, {"dropout": 1.0}, "model.dropout must be in"),
     (RedifuConfig, {"attention_dropout": 1.0}, "model.attention_dropout must be in"),
+    (SharedSpaceConfig, {"layers": -1}, "model.layers must not be negative"),
+    (SharedSpaceConfig, {"units": 0}, "model.units must be positive"),
+    (SharedSpaceConfig, {"contrast": "triplet"}, "model.contrast must be one of 'symmetric'"),
+    (SharedSpaceConfig, {"temperature": 0.0}, "model.temperature must be positive"),
     (RedifuConfig, {"lambda_init": 1.0}, "model.lambda_init must be in"),
     (
         RedifuConfig, {"lambda_init": 0.5, "attention": "v2"},
@@ -201,7 +206,7 @@ def test_every_field_with_choices_or_bounds_is_checked():
 
     tried = {(owner(kind, name), name) for kind, values, _ in WRONG for name in values}
     # Strings that only reading can judge.
-    free = {"source", "data_dir", "split_rule", "text_encoder"}
+    free = {"source", "data_dir", "split_rule", "text_encoder", "initialise_from"}
     for kind in (DataConfig, TrainConfig, MeshConfig, *MODELS.values()):
         for name, hint in typing.get_type_hints(kind).items():
             if hint is not bool and name not in free:

@@ -58,4 +58,4 @@ class SharedSpace(Baseline):
 def _unit(x: Float[Array, "B L E"]) -> Float[Array, "B L E"]:
     """f32, of length 1."""
     x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
+    return x / jnp.sqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
