@@ -26,7 +26,8 @@ LANES = 16
 def start(pool: Path) -> None:
     """Settle what a process that trains studies does with its devices; before it uses any."""
     # A run on each core: small operations are no faster on several.
-    jax.config.update("jax_num_cpu_devices", os.cpu_count())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    jax.config.update("jax_num_cpu_devices", cores)
     # The same program is met again at every restart, and by every search's next trials.
     jax.config.update("jax_compilation_cache_dir", str((pool / "compiled").absolute()))
 
