@@ -239,5 +239,5 @@ def test_the_checkout_that_is_copied_holds_what_git_tracks(cloud):
     (copy,) = cloud.calls("emojax-checkout.tar.gz")
     with tarfile.open(copy[5]) as archive:
         names = archive.getnames()
-    assert {"pyproject.toml", "emojax/cli.py", "tpu_scripts/worker.sh"} <= set(names)
+    assert {"pyproject.toml", "emojax/cli/__init__.py", "tpu_scripts/worker.sh"} <= set(names)
     assert not any(name.startswith((".git/", "build/", ".cache/")) for name in names)
