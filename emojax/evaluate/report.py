@@ -44,7 +44,8 @@ class Report:
       batch_mates: what `invariance.batch_mates` found (conversations, largest, invariant), or None.
       future: what `invariance.future` found (conversations, largest, seen), or None.
       reference: what can be reached at most, where it is known: bayes_accuracy,
-        majority_accuracy, reached (share of the way between them), text.
+        majority_accuracy, reached (share of the way between them), text, and contradiction
+        (utterances, positives, roc_auc, bayes_roc_auc), or None where it was not measured.
       skipped: conversations set aside before training, with their reasons.
       majority_label: most frequent label of the training split; None leaves its baseline out.
       bootstrap_seed, resamples: of the intervals.

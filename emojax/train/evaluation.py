@@ -23,6 +23,7 @@ from emojax.data.splits import content_hash
 from emojax.dist.mesh import build_mesh, mesh_here
 from emojax.dist.rules import tree_shardings
 from emojax.errors import CheckpointError
+from emojax.evaluate.contradiction import roc_auc
 from emojax.evaluate.flops import per_conversation
 from emojax.evaluate.invariance import batch_mates, future
 from emojax.evaluate.metrics import score
@@ -31,7 +32,7 @@ from emojax.nn.sharding import named_axes
 from emojax.train.checkpoint import Checkpoints
 from emojax.train.reads import count_read, reads
 from emojax.train.run import BEST, Run, open_run
-from emojax.types import Prediction, Signature
+from emojax.types import MODALITIES, Conversation, Prediction, Signature
 
 
 def best_variables(
@@ -226,10 +227,11 @@ def reference(run: Run, test: Sequence[Prediction] | None, majority: int) -> dic
     if run.corpus.signature.name != "simulated" or test is None:
         return None
     from emojax.data.posterior import ceiling
-    from emojax.data.simulator import DEFAULT, simulate
+    from emojax.data.simulator import DEFAULT, simulate_with_sarcasm
 
     # Each split has its own random stream, so there is no need to draw the others.
-    drawn = simulate(dataclasses.replace(DEFAULT, train=0, validation=0))["test"]
+    pairs = simulate_with_sarcasm(dataclasses.replace(DEFAULT, train=0, validation=0))["test"]
+    drawn = [conversation for conversation, _ in pairs]
     if content_hash(drawn) != run.corpus.hashes["test"]["content"]:
         return None
     bayes = ceiling(drawn, DEFAULT)["bayes_accuracy"]
@@ -241,4 +243,30 @@ def reference(run: Run, test: Sequence[Prediction] | None, majority: int) -> dic
         "majority_accuracy": floor,
         "reached": (accuracy - floor) / (bayes - floor),
         "text": "Simulated conversations have a known ceiling, their exact posterior.",
+        "contradiction": _contradiction(test, drawn, [sarcastic for _, sarcastic in pairs]),
     }
+
+
+def _contradiction(
+    test: Sequence[Prediction], drawn: Sequence[Conversation], sarcastic: Sequence[np.ndarray]
+) -> dict[str, Any] | None:
+    """How well contradictions tell utterances whose words are another emotion's from those whose
+    words are their own, where there are words; None where they were not measured."""
+    from emojax.data.posterior import contradictions
+    from emojax.data.process import contradicts
+    from emojax.data.simulator import DEFAULT
+
+    found = {p.id: p.contradiction for p in test if p.contradiction is not None}
+    if not found:
+        return None
+    heard = np.concatenate([c.present[:, MODALITIES.index("text")] for c in drawn])
+    label = np.concatenate([c.label for c in drawn])
+    positive = contradicts(label, DEFAULT, np.concatenate(sarcastic))[heard]
+    score, exact = (
+        np.concatenate(values)[heard]
+        for values in ([found[c.id] for c in drawn], contradictions(drawn, DEFAULT))
+    )
+    return {
+        "utterances": len(positive), "positives": int(positive.sum()),
+        "roc_auc": roc_auc(score, positive), "bayes_roc_auc": roc_auc(exact, positive),
+    }  # fmt: skip
