@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -87,6 +88,34 @@ def contradictions(
     """
     other = contradicts(np.arange(len(config.labels)), config)
     return [rows[:, other].sum(-1) for rows in sarcasm_posteriors(conversations, config)]
+
+
+class Words(NamedTuple):
+    """Of U utterances: `heard` bool[U], whether there are words; `foreign` bool[U], whether they
+    are another emotion's than the speaker's; `exact` f64[U], the exact posterior of that."""
+
+    heard: np.ndarray
+    foreign: np.ndarray
+    exact: np.ndarray
+
+
+def words(drawn: Sequence[tuple[Conversation, np.ndarray]], config: SimulatorConfig) -> Words:
+    """What there is to be found about the words of conversations whose sarcasm is known.
+
+    Args:
+      drawn: of `simulator.simulate_with_sarcasm`.
+
+    Raises:
+      DataError: see `posteriors`.
+    """
+    conversations = [conversation for conversation, _ in drawn]
+    label = np.concatenate([conversation.label for conversation in conversations])
+    sarcastic = np.concatenate([sarcastic for _, sarcastic in drawn])
+    return Words(
+        np.concatenate([c.present[:, MODALITIES.index("text")] for c in conversations]),
+        contradicts(label, config, sarcastic),
+        np.concatenate(contradictions(conversations, config)),
+    )
 
 
 def ceiling(

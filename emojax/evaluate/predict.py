@@ -61,8 +61,7 @@ def make_predict(model: nn.Module, *, explain: bool = True, mesh: Mesh | None = 
     every device gets the whole result.
     """
     reads = "text" in getattr(getattr(model, "config", None), "modalities", MODALITIES)
-    # To the published model the whole row is one conversation.
-    apart = _by_rows if isinstance(model, RedifuAuthors) else _by_segments
+    apart = (_by_rows if isinstance(model, RedifuAuthors) else _by_segments) if reads else None
 
     def predict(variables: Any, batch: Batch) -> Found:
         with sharded(None if mesh is None else placement(mesh)):
@@ -73,20 +72,23 @@ def make_predict(model: nn.Module, *, explain: bool = True, mesh: Mesh | None = 
             output: Any = model.apply(variables, batch)
             return jax.nn.log_softmax(output.logits), output.weights
 
-        def showing(present: Array) -> Batch:
-            return dataclasses.replace(batch, present=present)
-
         whole, weights = look(batch)
         if not explain:
             return Found(whole, jnp.zeros((*whole.shape[:2], len(MODALITIES))), weights)
         decision = jax.nn.one_hot(whole.argmax(-1), whole.shape[-1])
-        each = jnp.eye(len(MODALITIES), dtype=bool)
-        # One modality at a time in a loop: memory for one more pass, not for three.
-        hidden = jax.lax.map(lambda keep: look(showing(batch.present & keep))[0], ~each)
-        falls = ((whole - hidden) * decision).sum(-1)
-        words = None
-        if reads:
-            words = look(apart(showing(batch.present & each[TEXT])))[0].reshape(whole.shape)
+        only = jnp.eye(len(MODALITIES), dtype=bool)
+        text = dataclasses.replace(batch, present=batch.present & only[TEXT])
+        views = [dataclasses.replace(batch, present=batch.present & ~hidden) for hidden in only]
+        if apart is _by_segments:
+            views.append(_by_segments(text))
+        # One look at a time in a loop: memory and compilation of one more pass, not of four.
+        fields = "present", "segment", "position"
+        varied = {name: jnp.stack([getattr(view, name) for view in views]) for name in fields}
+        seen = jax.lax.map(lambda these: look(dataclasses.replace(batch, **these))[0], varied)
+        falls = ((whole - seen[: len(MODALITIES)]) * decision).sum(-1)
+        words = seen[-1] if apart is _by_segments else None
+        if apart is _by_rows:
+            words = look(_by_rows(text))[0].reshape(whole.shape)
         return Found(whole, jnp.moveaxis(falls, 0, -1), weights, words)
 
     result = None if mesh is None else replicated(mesh)
@@ -104,7 +106,8 @@ def _by_segments(batch: Batch) -> Batch:
 
 
 def _by_rows(batch: Batch) -> Batch:
-    """Every utterance in a row of its own, [B L, 1], as if nothing longer were in its batch."""
+    """Every utterance in a row of its own, [B L, 1], for the published model, to which a whole row
+    is one conversation."""
     rows: Batch = jax.tree.map(
         lambda x: x.reshape(-1, 1, *x.shape[2:]), dataclasses.replace(batch, extent=None)
     )

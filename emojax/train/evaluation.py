@@ -19,6 +19,8 @@ from emojax import __version__
 from emojax.config import MeshConfig, digest, to_dict
 from emojax.config.corruption import Corruption
 from emojax.data.pipeline import smallest_batch
+from emojax.data.posterior import Words, ceiling, words
+from emojax.data.simulator import DEFAULT, simulate_with_sarcasm
 from emojax.data.splits import content_hash
 from emojax.dist.mesh import build_mesh, mesh_here
 from emojax.dist.rules import tree_shardings
@@ -32,7 +34,7 @@ from emojax.nn.sharding import named_axes
 from emojax.train.checkpoint import Checkpoints
 from emojax.train.reads import count_read, reads
 from emojax.train.run import BEST, Run, open_run
-from emojax.types import MODALITIES, Conversation, Prediction, Signature
+from emojax.types import Prediction, Signature
 
 
 def best_variables(
@@ -226,9 +228,6 @@ def reference(run: Run, test: Sequence[Prediction] | None, majority: int) -> dic
     """
     if run.corpus.signature.name != "simulated" or test is None:
         return None
-    from emojax.data.posterior import ceiling
-    from emojax.data.simulator import DEFAULT, simulate_with_sarcasm
-
     # Each split has its own random stream, so there is no need to draw the others.
     pairs = simulate_with_sarcasm(dataclasses.replace(DEFAULT, train=0, validation=0))["test"]
     drawn = [conversation for conversation, _ in pairs]
@@ -243,29 +242,20 @@ def reference(run: Run, test: Sequence[Prediction] | None, majority: int) -> dic
         "majority_accuracy": floor,
         "reached": (accuracy - floor) / (bayes - floor),
         "text": "Simulated conversations have a known ceiling, their exact posterior.",
-        "contradiction": _contradiction(test, drawn, [sarcastic for _, sarcastic in pairs]),
+        "contradiction": _contradiction(test, [c.id for c in drawn], words(pairs, DEFAULT)),
     }
 
 
 def _contradiction(
-    test: Sequence[Prediction], drawn: Sequence[Conversation], sarcastic: Sequence[np.ndarray]
+    test: Sequence[Prediction], ids: Sequence[str], words: Words
 ) -> dict[str, Any] | None:
-    """How well contradictions tell utterances whose words are another emotion's from those whose
-    words are their own, where there are words; None where they were not measured."""
-    from emojax.data.posterior import contradictions
-    from emojax.data.process import contradicts
-    from emojax.data.simulator import DEFAULT
-
-    found = {p.id: p.contradiction for p in test if p.contradiction is not None}
-    if not found:
+    """How well contradictions tell words of another emotion than the speaker's from those of her
+    own; None where they were not measured. `words` are of the conversations of these ids."""
+    measured = {p.id: p.contradiction for p in test if p.contradiction is not None}
+    if not measured:
         return None
-    heard = np.concatenate([c.present[:, MODALITIES.index("text")] for c in drawn])
-    label = np.concatenate([c.label for c in drawn])
-    positive = contradicts(label, DEFAULT, np.concatenate(sarcastic))[heard]
-    score, exact = (
-        np.concatenate(values)[heard]
-        for values in ([found[c.id] for c in drawn], contradictions(drawn, DEFAULT))
-    )
+    found = np.concatenate([measured[id] for id in ids])
+    score, exact, positive = (x[words.heard] for x in (found, words.exact, words.foreign))
     return {
         "utterances": len(positive), "positives": int(positive.sum()),
         "roc_auc": roc_auc(score, positive), "bayes_roc_auc": roc_auc(exact, positive),
