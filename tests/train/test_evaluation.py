@@ -186,7 +186,7 @@ def test_contradictions_are_held_against_the_exact_posterior(default_test_split:
     assert silent is not None
     assert silent["contradiction"] is None
     heard = np.concatenate([p.present[:, 0] for p in uniform])
-    exact = contradictions([c for c in corpus.split("test")], DEFAULT)
+    exact = contradictions(list(corpus.split("test")), DEFAULT)
     draw = np.random.default_rng(0)
 
     def told(scores):
