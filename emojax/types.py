@@ -109,6 +109,9 @@ class Prediction:
         modality of the conversation is hidden. A modality that argues against is negative.
       present, speaker, label, transcript: as in `Conversation`.
       weights: f32[L, M]; how much each modality counts, where the model itself says so, else None.
+      contradiction: f32[L] in [0, 1]; how far the words alone are from what the utterance was taken
+        for (`evaluate.contradiction`), NaN where there are no words. None where that was not
+        measured, or the model reads no words.
     """
 
     id: str
@@ -119,3 +122,4 @@ class Prediction:
     label: np.ndarray
     transcript: tuple[str, ...]
     weights: np.ndarray | None = None
+    contradiction: np.ndarray | None = None

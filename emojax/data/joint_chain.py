@@ -66,11 +66,15 @@ class JointChain:
 
     def smooth(self, log_likelihood: np.ndarray, speaker: np.ndarray) -> np.ndarray:
         """log P(own emotion | everything) f64[N, L, C], likelihood f64[N, L, C, X]."""
+        return log_sum(self.smooth_bursts(log_likelihood, speaker), axis=-1)
+
+    def smooth_bursts(self, log_likelihood: np.ndarray, speaker: np.ndarray) -> np.ndarray:
+        """log P(own emotion, bursts | everything) f64[N, L, C, X], likelihood f64[N, L, C, X]."""
         past = list(self._forward(log_likelihood, speaker))
-        log_emotion = np.empty(log_likelihood.shape[:3])
+        log_state = np.empty(log_likelihood.shape)
         future = np.zeros((len(speaker), *self._shape))
         for t in reversed(range(len(past))):
-            log_emotion[:, t] = _normalised(log_sum(past[t] + future, axis=(2, 3)), -1)
+            log_state[:, t] = _normalised(log_sum(past[t] + future, axis=2), (1, 2))
             if t > 0:
                 after = _normalised(future + log_likelihood[:, t, :, None], (1, 2, 3))
                 after = log_sum(after[..., None, :] + self._log_burst, axis=-1)
@@ -78,7 +82,7 @@ class JointChain:
                 before = np.logaddexp(self._log_inertia + after, left)
                 joint = self._turn(before, self._joint[speaker[:, t]])
                 future = self._turn(joint, self._facing[speaker[:, t - 1]])
-        return log_emotion
+        return log_state
 
     def _forward(self, log_likelihood: np.ndarray, speaker: np.ndarray) -> Iterator[np.ndarray]:
         """log P(state | past and present) [N, C, R, X] of one utterance after the other."""

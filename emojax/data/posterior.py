@@ -1,8 +1,9 @@
-"""What can be known of a simulated conversation: the exact posterior of every emotion.
+"""What can be known of a simulated conversation: the exact posterior of emotions and of sarcasm.
 
 Emotions and bursts are a hidden Markov chain (`emojax.data.joint_chain`). Mixture components and
 sarcasm belong to one utterance alone and are summed inside its likelihood; a missing observation
-says nothing, so its likelihood is 1.
+says nothing, so its likelihood is 1. Given the utterance's emotion and bursts, its sarcasm depends
+on its own observations alone, so what the chain finds is multiplied by that share.
 
 Letters besides those of `emojax.types`: U utterances of several conversations, X = 4 burst states.
 """
@@ -11,11 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from emojax.data.joint_chain import JointChain, log, log_sum
-from emojax.data.process import SimulatorConfig, world
+from emojax.data.process import SimulatorConfig, contradicts, world
 from emojax.errors import DataError
 from emojax.types import MODALITIES, Conversation
 
@@ -42,24 +44,78 @@ def posteriors(
       DataError: a conversation has other widths or speakers than `config`, no utterance, or
         features that are not finite.
     """
-    for conversation in conversations:
-        _check(conversation, config)
-    chain = JointChain(config)
-    found = []
-    for first in range(0, len(conversations), _TOGETHER):
-        some = conversations[first : first + _TOGETHER]
-        lengths = [len(conversation) for conversation in some]
-        inside = np.arange(max(lengths)) < np.array(lengths)[:, None]
-        # Padding is an utterance of which nothing was observed: it changes no posterior.
-        speaker = np.zeros(inside.shape, int)
-        speaker[inside] = np.concatenate([conversation.speaker for conversation in some])
+    chain, found = JointChain(config), []
+    infer = chain.filter if filtered else chain.smooth
+    for some, inside, speaker in _together(conversations, config):
         likelihood = np.zeros((*inside.shape, len(config.labels), 4))
-        likelihood[inside] = _log_likelihood(some, config)
-        log_emotion = (
-            chain.filter(likelihood, speaker) if filtered else chain.smooth(likelihood, speaker)
-        )
-        found += [rows[:length] for rows, length in zip(np.exp(log_emotion), lengths, strict=True)]
+        likelihood[inside] = log_sum(_log_likelihood(some, config), axis=2)
+        found += _apart(np.exp(infer(likelihood, speaker)), inside)
     return found
+
+
+def sarcasm_posteriors(
+    conversations: Sequence[Conversation], config: SimulatorConfig
+) -> list[np.ndarray]:
+    """f64[L, C] of each: P(emotion of the speaker of utterance t, and it is sarcastic | everything
+    observed). Summed over emotions it is the posterior of sarcasm.
+
+    Raises:
+      DataError: see `posteriors`.
+    """
+    chain, found = JointChain(config), []
+    for some, inside, speaker in _together(conversations, config):
+        local = _log_likelihood(some, config)
+        both = log_sum(local, axis=2)
+        likelihood = np.zeros((*inside.shape, len(config.labels), 4))
+        likelihood[inside] = both
+        share = np.full(likelihood.shape, log(config.sarcasm))
+        share[inside] = local[:, :, 1] - both
+        log_state = chain.smooth_bursts(likelihood, speaker) + share
+        found += _apart(np.exp(log_sum(log_state, axis=-1)), inside)
+    return found
+
+
+def contradictions(
+    conversations: Sequence[Conversation], config: SimulatorConfig
+) -> list[np.ndarray]:
+    """f64[L] of each: P(the words are another emotion's than the speaker's | everything observed).
+
+    That is sarcasm, but for emotions that are their own partner: there a sarcastic speaker means
+    what the words say (`process.contradicts`).
+
+    Raises:
+      DataError: see `posteriors`.
+    """
+    other = contradicts(np.arange(len(config.labels)), config)
+    return [rows[:, other].sum(-1) for rows in sarcasm_posteriors(conversations, config)]
+
+
+class Words(NamedTuple):
+    """Of U utterances: `heard` bool[U], whether there are words; `foreign` bool[U], whether they
+    are another emotion's than the speaker's; `exact` f64[U], the exact posterior of that."""
+
+    heard: np.ndarray
+    foreign: np.ndarray
+    exact: np.ndarray
+
+
+def words(drawn: Sequence[tuple[Conversation, np.ndarray]], config: SimulatorConfig) -> Words:
+    """What there is to be found about the words of conversations whose sarcasm is known.
+
+    Args:
+      drawn: of `simulator.simulate_with_sarcasm`.
+
+    Raises:
+      DataError: see `posteriors`.
+    """
+    conversations = [conversation for conversation, _ in drawn]
+    label = np.concatenate([conversation.label for conversation in conversations])
+    sarcastic = np.concatenate([sarcastic for _, sarcastic in drawn])
+    return Words(
+        np.concatenate([c.present[:, MODALITIES.index("text")] for c in conversations]),
+        contradicts(label, config, sarcastic),
+        np.concatenate(contradictions(conversations, config)),
+    )
 
 
 def ceiling(
@@ -145,8 +201,31 @@ def _check(conversation: Conversation, config: SimulatorConfig) -> None:
         )
 
 
+def _together(
+    conversations: Sequence[Conversation], config: SimulatorConfig
+) -> Iterator[tuple[Sequence[Conversation], np.ndarray, np.ndarray]]:
+    """N of the conversations at a time, checked: they, where utterances are bool[N, L], and who
+    speaks int[N, L]. Padding is an utterance of which nothing was observed: it changes no
+    posterior."""
+    for conversation in conversations:
+        _check(conversation, config)
+    for first in range(0, len(conversations), _TOGETHER):
+        some = conversations[first : first + _TOGETHER]
+        lengths = np.array([len(conversation) for conversation in some])
+        inside = np.arange(lengths.max()) < lengths[:, None]
+        speaker = np.zeros(inside.shape, int)
+        speaker[inside] = np.concatenate([conversation.speaker for conversation in some])
+        yield some, inside, speaker
+
+
+def _apart(values: np.ndarray, inside: np.ndarray) -> list[np.ndarray]:
+    """Of values [N, L, ...] those of each conversation."""
+    return [rows[mine] for rows, mine in zip(values, inside, strict=True)]
+
+
 def _log_likelihood(conversations: Sequence[Conversation], config: SimulatorConfig) -> np.ndarray:
-    """log p(observations | own emotion, bursts), up to a constant: f64[U, C, X]."""
+    """log p(observations, sarcastic or not | own emotion, bursts), up to a constant:
+    f64[U, C, 2, X], sincere first."""
     present = np.concatenate([conversation.present for conversation in conversations])
     means, cue = world(config)
 
@@ -172,6 +251,6 @@ def _log_likelihood(conversations: Sequence[Conversation], config: SimulatorConf
     )
     visual = np.stack([mixture(2, means[2], noise) for noise in (1.0, config.burst_noise[1])], -1)
     log_q = log([1 - config.sarcasm, config.sarcasm])
-    said = log_sum(log_q[:, None] + text[..., None] + audio, axis=2)
-    both = said[..., :, None] + visual[..., None, :]
-    return both.reshape(*said.shape[:2], 4)
+    said = log_q[:, None] + text[..., None] + audio
+    both = said[..., :, None] + visual[:, :, None, None, :]
+    return both.reshape(*said.shape[:3], 4)

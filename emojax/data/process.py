@@ -134,6 +134,16 @@ class SimulatorConfig:
         return audio, visual
 
 
+def contradicts(
+    emotion: np.ndarray, config: SimulatorConfig, sarcastic: np.ndarray | bool = True
+) -> np.ndarray:
+    """Whether the words of (sarcastic) speakers who feel int[...] emotions are of another one.
+
+    An emotion that is its own partner is never contradicted: its sarcastic words are its own.
+    """
+    return sarcastic & (np.asarray(config.partner)[emotion] != emotion)
+
+
 class World(NamedTuple):
     """What `world_seed` fixes: `means[m]` is f64[C, K_m, D_m], `cue` f64[D_audio]."""
 

@@ -14,7 +14,7 @@ from emojax.data.phrases import phrase
 from emojax.data.process import SimulatorConfig, world
 from emojax.types import MODALITIES, Conversation, Signature
 
-__all__ = ["DEFAULT", "SimulatorConfig", "signature", "simulate"]
+__all__ = ["DEFAULT", "SimulatorConfig", "signature", "simulate", "simulate_with_sarcasm"]
 
 DEFAULT = SimulatorConfig()
 
@@ -29,6 +29,16 @@ def simulate(config: SimulatorConfig = DEFAULT) -> dict[str, tuple[Conversation,
 
     Each split has its own random stream: changing the size of one leaves the others as they were.
     """
+    return {
+        split: tuple(conversation for conversation, _ in drawn)
+        for split, drawn in simulate_with_sarcasm(config).items()
+    }
+
+
+def simulate_with_sarcasm(
+    config: SimulatorConfig = DEFAULT,
+) -> dict[str, tuple[tuple[Conversation, np.ndarray], ...]]:
+    """The same, each conversation with what nobody is told of it: bool[L], who was sarcastic."""
     sizes = {"train": config.train, "validation": config.validation, "test": config.test}
     streams = np.random.SeedSequence(config.seed).spawn(len(sizes))
     return {
@@ -39,8 +49,9 @@ def simulate(config: SimulatorConfig = DEFAULT) -> dict[str, tuple[Conversation,
 
 def _draw(
     split: str, size: int, config: SimulatorConfig, rng: np.random.Generator
-) -> tuple[Conversation, ...]:
-    """`size` conversations, drawn side by side at full length [N, L], then cut to their own."""
+) -> tuple[tuple[Conversation, np.ndarray], ...]:
+    """`size` conversations and their sarcasm, drawn side by side at full length [N, L], then cut to
+    their own."""
     log_mean = math.log(config.mean_length) - config.length_spread**2 / 2
     lengths = np.rint(rng.lognormal(log_mean, config.length_spread, size))
     lengths = np.clip(lengths, config.shortest, config.longest).astype(int)
@@ -71,21 +82,20 @@ def _draw(
     conversations = []
     for n, length in enumerate(lengths):
         heard, shown, way = present[n, :length, 0], surface[n, :length], ways[n, :length, 0]
-        conversations.append(
-            Conversation(
-                id=f"{split}_{n:04d}",
-                text=features[0][n, :length].copy(),
-                audio=features[1][n, :length].copy(),
-                visual=features[2][n, :length].copy(),
-                present=present[n, :length].copy(),
-                speaker=speaker[n, :length].astype(np.int32),
-                label=emotion[n, :length].astype(np.int32),
-                transcript=tuple(
-                    phrase(config.labels[e], w) if h else ""
-                    for h, e, w in zip(heard, shown, way, strict=True)
-                ),
-            )
+        conversation = Conversation(
+            id=f"{split}_{n:04d}",
+            text=features[0][n, :length].copy(),
+            audio=features[1][n, :length].copy(),
+            visual=features[2][n, :length].copy(),
+            present=present[n, :length].copy(),
+            speaker=speaker[n, :length].astype(np.int32),
+            label=emotion[n, :length].astype(np.int32),
+            transcript=tuple(
+                phrase(config.labels[e], w) if h else ""
+                for h, e, w in zip(heard, shown, way, strict=True)
+            ),
         )
+        conversations.append((conversation, sarcastic[n, :length].copy()))
     return tuple(conversations)
 
 

@@ -89,8 +89,9 @@ def check_predictions(predictions: Sequence[Prediction], C: int, S: int | None =
 
     Raises:
       DataError: an id that occurs twice, a conversation without utterances, arrays whose shapes
-        disagree, values that are not finite, rows that are no distribution, a label outside
-        0..C-1 and not `UNLABELLED`, or a speaker outside 0..S-1; names conversation and field.
+        disagree, values that are not finite, rows that are no distribution, a contradiction outside
+        0..1 or without words, a label outside 0..C-1 and not `UNLABELLED`, or a speaker outside
+        0..S-1; names conversation and field.
     """
     seen: set[str] = set()
     for prediction in predictions:
@@ -117,6 +118,8 @@ def _check(prediction: Prediction, C: int, S: int | None) -> None:
     }
     if prediction.weights is not None:
         shapes["weights"] = (L, len(MODALITIES))
+    if prediction.contradiction is not None:
+        shapes["contradiction"] = (L,)
     for field, shape in shapes.items():
         value = getattr(prediction, field)
         found = (len(value),) if field == "transcript" else np.shape(value)
@@ -126,6 +129,17 @@ def _check(prediction: Prediction, C: int, S: int | None) -> None:
         value = getattr(prediction, field)
         if value is not None and not np.isfinite(value).all():
             refuse(field, "holds values that are not finite")
+    if prediction.contradiction is not None:
+        heard = np.asarray(prediction.present, bool)[:, MODALITIES.index("text")]
+        value = np.asarray(prediction.contradiction)
+        # A comparison with NaN is false, so what is heard must have a value.
+        if (
+            not ((value[heard] >= 0) & (value[heard] <= 1)).all()
+            or not np.isnan(value[~heard]).all()
+        ):
+            refuse(
+                "contradiction", "must be in 0..1 where there is text and NaN where there is none"
+            )
     probability = np.asarray(prediction.probability, np.float64)
     if (probability < 0).any() or (abs(probability.sum(-1) - 1) > SUM_TOLERANCE).any():
         refuse("probability", "a row is negative somewhere or does not sum to 1")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ def write_predictions(
     """Writes `<stem>.jsonl`, a conversation a line, and `<stem>.csv`, an utterance a row.
 
     Both name classes, speakers and modalities; utterances are numbered from 1. An unlabelled
-    utterance has `label` null (CSV: empty), one that no modality argued for `modality` null.
+    utterance has `label` null (CSV: empty), one that no modality argued for `modality` null, one
+    without words `contradiction` null. The table has a column for contradictions whether they were
+    measured or not, the lines a field only if they were.
 
     Returns:
       The two paths.
@@ -62,6 +65,7 @@ def write_predictions(
         + ["modality"]
         + [_safe(f"probability {label}") for label in labels]
         + [f"contribution {name}" for name in MODALITIES]
+        + ["contradiction"]
     )
     for id, entries in conversations:
         for entry in entries:
@@ -72,6 +76,7 @@ def write_predictions(
                 + [entry["confidence"], entry["modality"]]
                 + list(entry["probabilities"].values())
                 + list(entry["contributions"].values())
+                + [entry.get("contradiction")]
             )
     return jsonl, write_atomically(directory / f"{stem}.csv", table.getvalue())
 
@@ -86,6 +91,8 @@ def utterances(
     contribution = np.asarray(prediction.contribution, np.float64).round(DECIMALS).tolist()
     weights = prediction.weights
     given = [] if weights is None else np.asarray(weights, np.float64).round(DECIMALS).tolist()
+    measured = prediction.contradiction
+    against = [] if measured is None else np.asarray(measured, np.float64).round(DECIMALS).tolist()
     return [
         {
             "utterance": index + 1,
@@ -99,9 +106,14 @@ def utterances(
             "contributions": dict(zip(MODALITIES, contribution[index], strict=True)),
             "present": dict(zip(MODALITIES, map(bool, prediction.present[index]), strict=True)),
             **({"weights": dict(zip(MODALITIES, given[index], strict=True))} if given else {}),
+            **({"contradiction": _known(against[index])} if against else {}),
         }
         for index in range(len(prediction.label))
     ]
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _safe(text: str | None) -> str | None:

@@ -86,7 +86,7 @@ def batch_mates(
         start = int(batches.lengths[list(plan.rows[row][:place])].sum())
         columns = slice(start, start + int(batches.lengths[index]))
         batch, held = batches.collated(plan)
-        found = predict(variables, put_batch(batch, held, len(plan.rows), mesh))[0]
+        found = predict(variables, put_batch(batch, held, len(plan.rows), mesh)).log_probability
         together = np.exp(np.asarray(jax.device_get(found))[row, columns])
         alone = _alone(predict, variables, batches, plan, batches.records[index], mesh)
         changes.append(abs(together - alone).max())
@@ -134,7 +134,7 @@ def _alone(
         extent=None if plan.extent is None else len(conversation),
     )  # fmt: skip
     batch = collate(mine, [conversation], batches.widths)
-    found = predict(variables, put_batch(batch, held, count, mesh))[0]
+    found = predict(variables, put_batch(batch, held, count, mesh)).log_probability
     return np.exp(np.asarray(jax.device_get(found))[0, : len(conversation)])
 
 

@@ -47,7 +47,8 @@ class Report:
       retrieval: how well modalities find one another in a shared space, on the split that comes
         first in the report, or None.
       reference: what can be reached at most, where it is known: bayes_accuracy,
-        majority_accuracy, reached (share of the way between them), text.
+        majority_accuracy, reached (share of the way between them), text, and contradiction
+        (utterances, positives, roc_auc, bayes_roc_auc), or None where it was not measured.
       skipped: conversations set aside before training, with their reasons.
       majority_label: most frequent label of the training split; None leaves its baseline out.
       bootstrap_seed, resamples: of the intervals.

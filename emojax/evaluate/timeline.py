@@ -54,9 +54,10 @@ def timeline(prediction: Prediction, labels: Sequence[str], speakers: Sequence[s
 
     Each row shows, top to bottom: a lane per speaker; the true and the predicted emotion, with a
     heavy frame and a cross at a mistake; the confidence, hatched at a mistake; the weights of
-    the modalities, of a model that has them; and each modality's share of the |contributions|,
-    hatched where it argues against the decision, with the letter of the modality that carried
-    it. Only the first `LONGEST` utterances are drawn; the title says so.
+    the modalities, of a model that has them; how far the words contradict the decision, where that
+    was measured, with a dash at utterances without words; and each modality's share of the
+    |contributions|, hatched where it argues against the decision, with the letter of the modality
+    that carried it. Only the first `LONGEST` utterances are drawn; the title says so.
     """
     L = min(len(prediction.label), LONGEST)
     rows = -(-L // PER_ROW)
@@ -67,6 +68,8 @@ def timeline(prediction: Prediction, labels: Sequence[str], speakers: Sequence[s
     parts["confidence"] = (BARS, drawing.confidence)
     if prediction.weights is not None:
         parts["weights"] = (BARS, drawing.weights)
+    if prediction.contradiction is not None:
+        parts["contradiction"] = (BARS, drawing.contradiction)
     parts["modality"] = (BARS, drawing.modality)
     row_height = above + (len(parts) - 1) * (GAP + BARS) + 0.55
     left, right = 1.75, 0.25
@@ -179,9 +182,7 @@ class _Drawing:
                 bar.set(facecolor="white", hatch="/////", edgecolor=VERMILION)
         chance, ends = 1 / len(self.short), [shown[0] + 0.5, shown[-1] + 1.5]
         axes.plot(ends, [chance, chance], color=INK, linewidth=0.7, linestyle=":", label="chance")
-        axes.set_ylim(0, 1)
-        axes.set_yticks([0, 0.5, 1], ["0", "", "100 %"], fontsize=7.5)
-        axes.spines["left"].set_visible(True)
+        _scale(axes)
         _row_name(axes, "confidence", left=0.45)
 
     def weights(self, axes: Axes, shown: range) -> None:
@@ -196,6 +197,18 @@ class _Drawing:
         axes.set_ylim(0, 1)
         axes.set_yticks([])
         _row_name(axes, "weights")
+
+    def contradiction(self, axes: Axes, shown: range) -> None:
+        value = np.asarray(self.prediction.contradiction)[shown.start : shown.stop]
+        x, heard = np.array(shown) + 1, ~np.isnan(value)
+        axes.bar(
+            x[heard], value[heard], 0.72, color=VERMILION, edgecolor=INK, linewidth=0.5,
+            label="contradiction",
+        )  # fmt: skip
+        for column in x[~heard]:
+            axes.text(column, 0.02, "–", ha="center", va="bottom", fontsize=7.5, color=GREY)
+        _scale(axes)
+        _row_name(axes, "contradiction", left=0.45)
 
     def modality(self, axes: Axes, shown: range) -> None:
         x = np.array(shown) + 1
@@ -222,6 +235,13 @@ class _Drawing:
         axes.tick_params(length=0, pad=2)
         for text, height in (("modality", 0.5), ("carried by", -0.25), ("utterance", -0.52)):
             _row_name(axes, text, height)
+
+
+def _scale(axes: Axes) -> None:
+    """An axis from nothing to all."""
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0, 0.5, 1], ["0", "", "100 %"], fontsize=7.5)
+    axes.spines["left"].set_visible(True)
 
 
 def _row_name(axes: Axes, name: str, height: float = 0.5, left: float = 0.07) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from emojax.data.pipeline import collate
 from emojax.data.readers import Corpus
 from emojax.data.text_encoder import TextEncoder, reopen_text_encoder
 from emojax.errors import CheckpointError
-from emojax.evaluate.predict import make_predict
+from emojax.evaluate.predict import make_predict, prediction_of
 from emojax.interop.weights import SUFFIX, Weights, read, write
 from emojax.models.registry import build
 from emojax.serve.given import conversation_of
@@ -54,20 +55,15 @@ class Pretrained:
         Raises:
           DataError: a field that does not fit.
         """
-        return self._look(self._read(conversation), explain=False)[0]
+        return self._look(conversation, explain=False).probability
 
     def explain(self, conversation: Conversation | Mapping[str, Any]) -> Prediction:
-        """The same, with what each modality contributed.
+        """The same, with what each modality contributed and how far the words contradict it all.
 
         Raises:
           DataError: a field that does not fit.
         """
-        given = self._read(conversation)
-        probability, contribution, weights = self._look(given, explain=True)
-        return Prediction(
-            id=given.id, probability=probability, contribution=contribution, present=given.present,
-            speaker=given.speaker, label=given.label, transcript=given.transcript, weights=weights,
-        )  # fmt: skip
+        return self._look(conversation, explain=True)
 
     @functools.cached_property
     def _encoder(self) -> TextEncoder | None:
@@ -85,20 +81,17 @@ class Pretrained:
         corpus = Corpus(signature, "given", {"given": (given,)}, (), Path("conversation"))
         return encode_text(corpus, self._encoder).splits["given"][0]
 
-    def _look(
-        self, given: Conversation, *, explain: bool
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Probability, contribution and weights of its utterances."""
+    def _look(self, conversation: Conversation | Mapping[str, Any], *, explain: bool) -> Prediction:
+        given = self._read(conversation)
         length = len(given)
         authors = isinstance(self.weights.config, RedifuAuthorsConfig)
         plan = BatchPlan(rounded(length), ((0,),), extent=length if authors else None)
         batch = collate(plan, [given], self.weights.signature.widths)
         found = make_predict(self._model, explain=explain)(self._variables, batch)
-        log_probability, contribution = (np.asarray(x)[0, :length] for x in found[:2])
-        weights = None if found[2] is None else np.asarray(found[2])[0, :length]
-        probability = np.exp(log_probability.astype(np.float64))
-        probability /= probability.sum(-1, keepdims=True)
-        return probability.astype(np.float32), contribution, weights
+        prediction = prediction_of(given, found.at(0, slice(length)))
+        return dataclasses.replace(
+            prediction, probability=prediction.probability.astype(np.float32)
+        )
 
 
 def rounded(length: int) -> int:

@@ -20,10 +20,13 @@ from emojax.config import MeshConfig, digest, to_dict
 from emojax.config.corruption import Corruption
 from emojax.config.shared_space import SharedSpaceConfig
 from emojax.data.pipeline import smallest_batch
+from emojax.data.posterior import Words, ceiling, words
+from emojax.data.simulator import DEFAULT, simulate_with_sarcasm
 from emojax.data.splits import content_hash
 from emojax.dist.mesh import build_mesh, mesh_here
 from emojax.dist.rules import tree_shardings
 from emojax.errors import CheckpointError
+from emojax.evaluate.contradiction import roc_auc
 from emojax.evaluate.flops import per_conversation
 from emojax.evaluate.invariance import batch_mates, future
 from emojax.evaluate.metrics import score
@@ -232,11 +235,9 @@ def reference(run: Run, test: Sequence[Prediction] | None, majority: int) -> dic
     """
     if run.corpus.signature.name != "simulated" or test is None:
         return None
-    from emojax.data.posterior import ceiling
-    from emojax.data.simulator import DEFAULT, simulate
-
     # Each split has its own random stream, so there is no need to draw the others.
-    drawn = simulate(dataclasses.replace(DEFAULT, train=0, validation=0))["test"]
+    pairs = simulate_with_sarcasm(dataclasses.replace(DEFAULT, train=0, validation=0))["test"]
+    drawn = [conversation for conversation, _ in pairs]
     if content_hash(drawn) != run.corpus.hashes["test"]["content"]:
         return None
     bayes = ceiling(drawn, DEFAULT)["bayes_accuracy"]
@@ -248,4 +249,21 @@ def reference(run: Run, test: Sequence[Prediction] | None, majority: int) -> dic
         "majority_accuracy": floor,
         "reached": (accuracy - floor) / (bayes - floor),
         "text": "Simulated conversations have a known ceiling, their exact posterior.",
+        "contradiction": _contradiction(test, [c.id for c in drawn], words(pairs, DEFAULT)),
     }
+
+
+def _contradiction(
+    test: Sequence[Prediction], ids: Sequence[str], words: Words
+) -> dict[str, Any] | None:
+    """How well contradictions tell words of another emotion than the speaker's from those of her
+    own; None where they were not measured. `words` are of the conversations of these ids."""
+    measured = {p.id: p.contradiction for p in test if p.contradiction is not None}
+    if not measured:
+        return None
+    found = np.concatenate([measured[id] for id in ids])
+    score, exact, positive = (x[words.heard] for x in (found, words.exact, words.foreign))
+    return {
+        "utterances": len(positive), "positives": int(positive.sum()),
+        "roc_auc": roc_auc(score, positive), "bayes_roc_auc": roc_auc(exact, positive),
+    }  # fmt: skip

@@ -27,7 +27,7 @@ from emojax.data.pipeline import Batches, StackedBatch, StackedBatches
 from emojax.dist import processes
 from emojax.dist.compiler import return_memory_after_compiling
 from emojax.errors import CheckpointError, ConfigError, NonFiniteError
-from emojax.evaluate.predict import predictions_of
+from emojax.evaluate.predict import Found, predictions_of
 from emojax.files import write_atomically
 from emojax.train.alone import alone
 from emojax.train.books import ADVICE, Books
@@ -272,7 +272,7 @@ class _Sweep:
             each = jax.device_get(self.lanes.predict(self.state.variables(), batch))
             nothing = np.zeros((*each.shape[1:3], packed.batch.present.shape[-1]), np.float32)
             for mine, log_probability in zip(found, each, strict=False):
-                mine |= predictions_of(packed, batches, log_probability, nothing, None)
+                mine |= predictions_of(packed, batches, Found(log_probability, nothing))
         return [[mine[index] for index in sorted(mine)] for mine in found]
 
     def save(self) -> None:

@@ -13,9 +13,18 @@ from hypothesis import strategies as st
 from scipy.special import logsumexp
 from scipy.stats import norm
 
-from emojax.data.posterior import ceiling, isolated, observing, posterior, posteriors
-from emojax.data.process import world
-from emojax.data.simulator import DEFAULT, SimulatorConfig, simulate
+from emojax.data.posterior import (
+    ceiling,
+    contradictions,
+    isolated,
+    observing,
+    posterior,
+    posteriors,
+    sarcasm_posteriors,
+    words,
+)
+from emojax.data.process import contradicts, world
+from emojax.data.simulator import DEFAULT, SimulatorConfig, simulate, simulate_with_sarcasm
 from emojax.errors import DataError
 from emojax.types import Conversation
 
@@ -34,7 +43,8 @@ TINY = [
 
 
 def enumerated(conversation: Conversation, config: SimulatorConfig) -> np.ndarray:
-    """The posterior f64[L, C] by summing over all paths of all hidden variables, one by one.
+    """The posterior f64[L, C, 2] of emotion and sarcasm (second) by summing over all paths of all
+    hidden variables, one by one.
 
     Written from the description of the process: a hidden variable is (every speaker's emotion,
     audio burst, visual burst, sarcastic, component of text, of audio, of visual).
@@ -114,12 +124,25 @@ def enumerated(conversation: Conversation, config: SimulatorConfig) -> np.ndarra
             paths = paths[..., None] + step + [local(state, t) for state in hidden]
 
     paths = np.exp(paths - logsumexp(paths))
-    found = np.zeros((len(conversation), classes))
+    found = np.zeros((len(conversation), classes, 2))
     for t, speaker in enumerate(conversation.speaker):
         other_axes = tuple(axis for axis in range(len(conversation)) if axis != t)
         for state, probability in zip(hidden, paths.sum(other_axes), strict=True):
-            found[t, state[0][speaker]] += probability
+            found[t, state[0][speaker], state[3]] += probability
     return found
+
+
+def assert_exact(conversation: Conversation, config: SimulatorConfig) -> None:
+    expected = enumerated(conversation, config)
+    found, (sarcastic,) = (
+        posterior(conversation, config),
+        sarcasm_posteriors([conversation], config),
+    )
+    np.testing.assert_allclose(found, expected.sum(-1), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(sarcastic, expected[..., 1], rtol=0, atol=1e-10)
+    other = [emotion for emotion, partner in enumerate(config.partner) if emotion != partner]
+    (contradicted,) = contradictions([conversation], config)
+    np.testing.assert_allclose(contradicted, expected[:, other, 1].sum(-1), rtol=0, atol=1e-10)
 
 
 @st.composite
@@ -167,10 +190,7 @@ def tiny(draw) -> tuple[Conversation, SimulatorConfig]:
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(tiny())
 def test_equals_enumeration_of_all_hidden_paths(case):
-    conversation, config = case
-    np.testing.assert_allclose(
-        posterior(conversation, config), enumerated(conversation, config), rtol=0, atol=1e-10
-    )
+    assert_exact(*case)
 
 
 @pytest.mark.parametrize(("inertia", "contagion"), [(1.0, 0.0), (0.0, 1.0), (0.0, 0.0)])
@@ -194,9 +214,7 @@ def test_equals_enumeration_where_some_moves_are_impossible(inertia, contagion):
         burst_stop=(0.5, 1.0),
     )
     for conversation in simulate(config)["test"]:
-        np.testing.assert_allclose(
-            posterior(conversation, config), enumerated(conversation, config), rtol=0, atol=1e-10
-        )
+        assert_exact(conversation, config)
 
 
 @pytest.fixture(scope="module", params=[1, 2, 3])
@@ -295,6 +313,36 @@ def test_calibrated_on_what_the_generator_draws(view, filtered):
     for difference in (surprise, excess):
         standard_error = np.std(difference, ddof=1) / np.sqrt(len(difference))
         assert abs(np.mean(difference)) < 3 * standard_error
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_sarcasm_is_calibrated_on_what_the_generator_draws(heard):
+    """Each conversation's mean error is an independent draw with mean zero, if both are right."""
+    config = dataclasses.replace(DEFAULT, seed=12, train=0, validation=0, test=400)
+    drawn = simulate_with_sarcasm(config)["test"]
+    if not heard:
+        drawn = tuple((observing(c, "audio", "visual"), sarcastic) for c, sarcastic in drawn)
+    found = words(drawn, config)
+    present = np.concatenate([c.present[:, 0] for c, _ in drawn])
+    np.testing.assert_array_equal(found.heard, present)
+    dialogue = np.repeat(np.arange(len(drawn)), [len(c) for c, _ in drawn])
+    surprise = np.bincount(dialogue, found.foreign - found.exact)
+    excess = np.bincount(dialogue, (found.foreign - found.exact) * found.exact)
+    for difference in (surprise, excess):
+        standard_error = np.std(difference, ddof=1) / np.sqrt(len(difference))
+        assert abs(np.mean(difference)) < 3 * standard_error
+    others = 1 - sum(
+        rate for emotion, rate in enumerate(config.base_rate) if config.partner[emotion] == emotion
+    )
+    assert found.foreign.mean() == pytest.approx(config.sarcasm * others, rel=0.1)
+
+
+def test_neutral_sarcasm_contradicts_nothing():
+    label = np.array([0, 2, 3, 2])
+    sarcastic = np.array([True, True, False, False])
+    assert DEFAULT.labels[2] == "neutral"
+    assert contradicts(label, DEFAULT, sarcastic).tolist() == [True, False, False, False]
+    assert contradicts(np.arange(6), DEFAULT).tolist() == [True, True, False, True, True, True]
 
 
 def test_default_task_is_instructive():

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from emojax.data.process import world
-from emojax.data.simulator import DEFAULT, SimulatorConfig, signature, simulate
+from emojax.data.simulator import (
+    DEFAULT,
+    SimulatorConfig,
+    signature,
+    simulate,
+    simulate_with_sarcasm,
+)
 from emojax.errors import ConfigError
 from emojax.types import Conversation
 
@@ -184,6 +190,21 @@ def test_sarcasm_has_a_tone():
     ]
     assert np.abs(tones[1] - tones[0] - world(always).cue).max() < 0.25
     assert np.linalg.norm(world(always).cue) == pytest.approx(always.sarcasm_cue)
+
+
+def test_who_was_sarcastic_is_told_apart_from_the_conversations():
+    """Against the words that are seen, of means that lie far apart."""
+    config = dataclasses.replace(
+        SMALL, train=200, identity=(30.0, 0.0, 0.0), missing=(0.0, 0.0, 0.0), test=0
+    )
+    drawn = simulate_with_sarcasm(config)["train"]
+    assert all(map(same, (c for c, _ in drawn), simulate(config)["train"]))
+    label, text = (np.concatenate([getattr(c, n) for c, _ in drawn]) for n in ("label", "text"))
+    sarcastic = np.concatenate([each for _, each in drawn])
+    close(sarcastic, config.sarcasm)
+    centres = world(config).means[0].mean(1)
+    said = np.square(text[:, None] - centres).sum(-1).argmin(-1)
+    np.testing.assert_array_equal(said, np.where(sarcastic, np.array(config.partner)[label], label))
 
 
 def test_the_config_survives_json_and_hashing():

@@ -110,9 +110,9 @@ def trained(case: Case, *, alone: bool = False) -> dict[str, Any]:
         metrics.append({name: float(value) for name, value in values.items()})
     found: dict[str, Any] = {"metrics": metrics}
     if case.model == V2:
-        predict = make_predict(model, mesh=mesh)
+        said = make_predict(model, mesh=mesh)(state.variables(), put(STEPS))
         found["predicted"] = [
-            np.asarray(x).tolist() for x in predict(state.variables(), put(STEPS))[:2]
+            np.asarray(x).tolist() for x in (said.log_probability, said.contribution, said.words)
         ]
     if mesh is not None:
         found["collectives"] = summary(collectives(step.as_text(), mesh))

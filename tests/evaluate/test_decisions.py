@@ -36,6 +36,11 @@ def test_decisions_take_the_first_of_equals_and_only_present_modalities():
         ("contribution", np.zeros((3, 2))),
         ("weights", np.ones((3, 2))),
         ("weights", np.full((3, 3), np.nan)),
+        ("contradiction", np.array([[0.5, np.nan, 0.5]] * 3)),
+        ("contradiction", np.array([0.5, np.nan, 1.5])),
+        ("contradiction", np.array([-0.5, np.nan, 0.5])),
+        ("contradiction", np.array([np.nan, np.nan, 0.5])),
+        ("contradiction", np.array([0.5, 0.0, 0.5])),
         ("present", np.ones((2, 3), bool)),
         ("label", np.array([0, 4, 1])),
         ("label", np.array([0, -2, 1])),
@@ -46,6 +51,8 @@ def test_decisions_take_the_first_of_equals_and_only_present_modalities():
 )
 def test_bad_predictions_are_refused_by_name(field, value):
     good = predict([0, 1, 2], np.full((3, 4), 0.25), "Ses01")
+    assert good.present[:, 0].tolist() == [True, False, True]
+    good = dataclasses.replace(good, contradiction=np.array([0, np.nan, 1], np.float32))
     check_predictions([good], 4, 3)
     with pytest.raises(DataError) as error:
         check_predictions([dataclasses.replace(good, **{field: value})], 4, 3)

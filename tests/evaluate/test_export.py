@@ -141,3 +141,18 @@ def test_weights_are_written_where_a_model_has_them(tmp_path):
     for entry, wanted in zip(found["utterances"], weights, strict=True):
         assert list(entry["weights"]) == list(MODALITIES)
         np.testing.assert_allclose(list(entry["weights"].values()), wanted, atol=5e-7)
+
+
+def test_contradictions_are_written_where_they_were_measured(tmp_path):
+    prediction = dataclasses.replace(
+        predict([0, 1], np.full((2, len(LABELS)), 0.25)),
+        present=np.array([[True, True, True], [False, True, True]]),
+    )
+    jsonl, table = write_predictions(tmp_path, [prediction], LABELS, SPEAKERS)
+    assert "contradiction" not in read_jsonl(jsonl)[0]["utterances"][0]
+    assert [row["contradiction"] for row in read_csv(table)] == ["", ""]
+    measured = dataclasses.replace(prediction, contradiction=np.array([1 / 3, np.nan], np.float32))
+    jsonl, table = write_predictions(tmp_path, [measured], LABELS, SPEAKERS)
+    found = [entry["contradiction"] for entry in read_jsonl(jsonl)[0]["utterances"]]
+    assert found == [0.333333, None]
+    assert [row["contradiction"] for row in read_csv(table)] == ["0.333333", ""]

@@ -13,7 +13,7 @@ from emojax.config import MODELS, DataConfig, RedifuAuthorsConfig
 from emojax.data.pipeline import Batches
 from emojax.data.prepare import open_prepared
 from emojax.evaluate.invariance import BATCHES, batch_mates, future
-from emojax.evaluate.predict import make_predict
+from emojax.evaluate.predict import Found, make_predict
 from emojax.models.registry import build
 from emojax.nn.layers import identity_statistics
 from emojax.train.evaluation import best_variables, evaluate_run
@@ -63,7 +63,7 @@ def test_a_model_that_looks_at_its_neighbours_is_found_out(tiny_run):
         total = np.asarray(batch.text).sum((1, 2), keepdims=True)
         logits = np.repeat(total * np.ones(batch.segment.shape)[..., None], classes, -1)
         logits = logits * np.arange(classes)
-        return (logits - np.log(np.exp(logits).sum(-1, keepdims=True)), None, None)
+        return Found(logits - np.log(np.exp(logits).sum(-1, keepdims=True)), None)
 
     found = batch_mates(predict, {}, run.batches("validation"))
     assert found.largest > 0.01
@@ -109,7 +109,7 @@ def test_whatever_of_the_future_a_model_looks_at_is_found_out(tiny_run, what):
         seen = np.asarray(getattr(batch, what), np.float64)
         total = seen.reshape(len(seen), -1).sum(-1)[:, None, None]
         logits = np.broadcast_to(total * np.arange(classes), (*batch.segment.shape, classes))
-        return jax.nn.log_softmax(0.1 * logits), None, None
+        return Found(jax.nn.log_softmax(0.1 * logits), None)
 
     assert future(predict, {}, run.batches("validation")).seen
 
@@ -123,7 +123,7 @@ def test_what_is_past_may_matter_as_much_as_it_likes(tiny_run):
         said, segment = np.asarray(batch.text).sum(-1), np.asarray(batch.segment)
         so_far = np.tril(segment[:, :, None] == segment[:, None])
         total = np.einsum("bij,bj->bi", so_far, said)[..., None]
-        return jax.nn.log_softmax(total * np.arange(classes)), None, None
+        return Found(jax.nn.log_softmax(total * np.arange(classes)), None)
 
     found = future(predict, {}, run.batches("validation"))
     assert found.largest == 0

@@ -236,7 +236,34 @@ def test_the_share_of_the_possible_is_told(tmp_path):
     for name in ("markdown", "html"):
         text = paths[name].read_text("utf-8")
         assert "The model went 96.3 % of the way" in text
+        assert "ROC-AUC" not in text
     assert "width: 96.34%" in paths["html"].read_text("utf-8")
+
+
+def test_how_well_contradictions_tell_is_told(tmp_path):
+    found = {"utterances": 90, "positives": 11, "roc_auc": 0.9312, "bayes_roc_auc": 0.978}
+    paths = write_report(tmp_path, make_report(reference={"text": "Sim.", "contradiction": found}))
+    for name in ("markdown", "html"):
+        text = paths[name].read_text("utf-8")
+        assert "Of 90 utterances with words 11 use another emotion" in text
+        assert "ROC-AUC of 0.931; the exact posterior has 0.978" in text
+
+
+def test_contradictions_stand_beside_the_words(tmp_path):
+    (prediction,) = sample(1, lengths=(9, 9), seed=3)
+    heard = prediction.present[:, 0]
+    value = np.where(heard, np.linspace(0.1, 0.9, 9), np.nan)
+    measured = dataclasses.replace(prediction, contradiction=value)
+    for one, columns in ((prediction, 7), (measured, 8)):
+        paths = write_report(tmp_path, make_report(test=[one]))
+        html = paths["html"].read_text("utf-8")
+        table = re.search(r'<table class="words">.*?</table>', html, re.DOTALL)
+        assert table is not None
+        rows = [re.findall(r"<t[dh].*?>(.*?)</t[dh]>", row) for row in table[0].split("<tr")[1:]]
+        assert {len(row) for row in rows} == {columns}
+    told = [row[-1] for row in rows[1:]]
+    assert told == [f"{100 * v:.0f}" if h else "–" for v, h in zip(value, heard, strict=True)]
+    assert "–" in told
 
 
 def test_the_same_report_gives_the_same_files(tmp_path):

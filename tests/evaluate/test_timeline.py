@@ -159,3 +159,22 @@ def test_weights_of_a_model_that_has_them_are_stacked():
             for bar in bars:
                 drawn[round(bar.get_x() + bar.get_width() / 2) - 1, modality] = bar.get_height()
     np.testing.assert_allclose(drawn, weights)
+
+
+def test_contradictions_are_bars_and_dashes_where_there_are_no_words():
+    prediction = conversation(PER_ROW + 3)
+    assert not panels(timeline(prediction, LABELS, SPEAKERS), "contradiction")
+    heard = prediction.present[:, 0]
+    drawn = np.random.default_rng(0).random(len(heard)).astype(np.float32)
+    value = np.where(heard, drawn, np.nan).astype(np.float32)
+    found, dashes = np.full(len(heard), np.nan), np.zeros(len(heard), bool)
+    figure = timeline(dataclasses.replace(prediction, contradiction=value), LABELS, SPEAKERS)
+    for axes in panels(figure, "contradiction"):
+        for bar in axes.containers[0]:
+            found[round(bar.get_x() + bar.get_width() / 2) - 1] = bar.get_height()
+        for text in axes.texts:
+            if text.get_text() == "–":
+                dashes[round(text.get_position()[0]) - 1] = True
+    np.testing.assert_allclose(found, value)
+    np.testing.assert_array_equal(dashes, ~heard)
+    assert 0 < dashes.sum() < len(dashes)

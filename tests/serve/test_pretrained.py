@@ -66,6 +66,8 @@ def test_a_run_and_its_file_say_what_the_command_line_says(
         np.testing.assert_allclose(told.probability, found, atol=1e-6)
         contributions = [list(u["contributions"].values()) for u in predicted[each.id]]
         np.testing.assert_allclose(told.contribution, contributions, atol=1e-5)
+        against = [u["contradiction"] for u in predicted[each.id]]
+        np.testing.assert_allclose(told.contradiction, np.array(against, float), atol=2e-6)
     assert others[0].labels == ours.labels == open_prepared(tiny_run.source).signature.labels
 
 

@@ -12,13 +12,13 @@ import flax
 import jax
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 import emojax
 from emojax.config import Config, DataConfig, RedifuConfig, TrainConfig, digest, from_dict, load
-from emojax.data.posterior import posterior
+from emojax.data.posterior import contradictions, posterior
 from emojax.data.prepare import PreparedCorpus, open_prepared, prepare
-from emojax.data.simulator import DEFAULT, SimulatorConfig
+from emojax.data.simulator import DEFAULT, SimulatorConfig, simulate_with_sarcasm
 from emojax.data.splits import content_hash, splits_hash
 from emojax.errors import CheckpointError, DataError
 from emojax.evaluate.predict import make_predict, predict_split
@@ -177,6 +177,36 @@ def test_the_ceiling_is_reached_by_the_posterior_alone(default_test_split: Prepa
     assert floor["reached"] == 0
     assert floor["majority_accuracy"] == (label == 2).mean()
     assert reference(run, None, 2) is None
+
+
+def test_contradictions_are_held_against_the_exact_posterior(default_test_split: PreparedCorpus):
+    corpus = default_test_split
+    run, uniform = run_on(corpus), predictions(corpus, lambda c: np.full((len(c), 6), 1 / 6))
+    silent = reference(run, uniform, 2)
+    assert silent is not None
+    assert silent["contradiction"] is None
+    heard = np.concatenate([p.present[:, 0] for p in uniform])
+    exact = contradictions(list(corpus.split("test")), DEFAULT)
+    draw = np.random.default_rng(0)
+
+    def told(scores):
+        said = [
+            dataclasses.replace(p, contradiction=np.where(p.present[:, 0], score, np.nan))
+            for p, score in zip(uniform, scores, strict=True)
+        ]
+        found = reference(run, said[::-1], 2)  # whatever their order
+        assert found is not None
+        return found["contradiction"]
+
+    best, random = told(exact), told([draw.random(len(each)) for each in exact])
+    drawn = simulate_with_sarcasm(dataclasses.replace(DEFAULT, train=0, validation=0))["test"]
+    foreign = [s & (c.label != DEFAULT.labels.index("neutral")) for c, s in drawn]
+    oracle = roc_auc_score(np.concatenate(foreign)[heard], np.concatenate(exact)[heard])
+    assert best["roc_auc"] == best["bayes_roc_auc"] == pytest.approx(oracle, abs=1e-12)
+    assert best["bayes_roc_auc"] == random["bayes_roc_auc"] > 0.97
+    assert random["roc_auc"] == pytest.approx(0.5, abs=0.06)
+    assert best["utterances"] == heard.sum()
+    assert best["positives"] == np.concatenate(foreign)[heard].sum()
 
 
 def test_the_ceiling_is_that_of_the_very_conversations(tmp_path: Path):

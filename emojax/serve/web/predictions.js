@@ -1,5 +1,5 @@
 // What the model said, by name: for the page, and as the file that is downloaded, whose utterances
-// have the fields that `emojax predict` writes.
+// have the fields that `emojax predict` writes, but for `weights` and `contradiction`.
 
 import { MODALITIES } from "./check.js";
 
