@@ -1,0 +1,1 @@
+"""End to end on the media simulator: one network from sound, pictures and words to emotions."""

@@ -37,6 +37,9 @@ UNKNOWN = 1
 """Of words that no training conversation has; 0 is padding."""
 
 
+NOISY = MediaConfig(seed=2000, size=32, sound_snr=10.0, frame_snr=10.0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Recordings:
     """What is recorded.
@@ -49,7 +52,7 @@ class Recordings:
       words: V, most words and signs of an utterance.
     """
 
-    media: MediaConfig = MediaConfig(seed=2000, size=32, sound_snr=10.0, frame_snr=10.0)
+    media: MediaConfig = NOISY
     counts: tuple[int, int, int] = (300, 60, 120)
     seconds: float = 2.4
     pictures: int = 6
@@ -65,9 +68,7 @@ class Recordings:
     def split(self, of: Sequence[Any]) -> dict[str, list[Any]]:
         """Something of each conversation, by split."""
         ends = np.cumsum((0, *self.counts))
-        return {
-            name: list(of[a:b]) for name, a, b in zip(SPLITS, ends[:-1], ends[1:], strict=True)
-        }
+        return {name: list(of[a:b]) for name, a, b in zip(SPLITS, ends[:-1], ends[1:], strict=True)}
 
 
 def measured(recordings: Recordings, folder: Path) -> Mapping[str, np.ndarray]:

@@ -48,6 +48,11 @@ class Shapes:
         return self.words, sound, 3 * math.prod(self.pictures)
 
 
+SOUND = AudioConfig(
+    channels=(8, 16, 32), norm="layer", recurrent=24, features=32, prosody_step=4, heads=2
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Sizes:
     """Of the encoders.
@@ -60,9 +65,7 @@ class Sizes:
     """
 
     features: int = 64
-    audio: AudioConfig = AudioConfig(
-        channels=(8, 16, 32), norm="layer", recurrent=24, features=32, prosody_step=4, heads=2
-    )
+    audio: AudioConfig = SOUND
     face: tuple[int, ...] = (12, 24, 32)
     dropout: float = 0.2
 
@@ -96,7 +99,7 @@ class EndToEnd(nn.Module):
     fusion: Any
     signature: Signature
     shapes: Shapes
-    sizes: Sizes = Sizes()
+    sizes: Sizes
 
     @nn.compact
     def __call__(self, batch: Batch) -> Output:
@@ -140,9 +143,7 @@ class EndToEnd(nn.Module):
         return PictureEncoder(self.sizes, name="face_encoder")(pictures, present)
 
 
-def network(
-    config: ModelConfig, signature: Signature, shapes: Shapes, sizes: Sizes = Sizes()
-) -> EndToEnd:
+def network(config: ModelConfig, signature: Signature, shapes: Shapes, sizes: Sizes) -> EndToEnd:
     """The fusion model that `config` describes on encoders of the signals of `shapes`."""
     encoded = dataclasses.replace(signature, widths=(sizes.features,) * 3)
     return EndToEnd(build(config, encoded), signature, shapes, sizes)

@@ -23,7 +23,7 @@ from emojax.train.halting import NEVER
 from emojax.train.optimiser import build_optimiser, build_schedule
 from emojax.train.step import make_initial_state, make_train_step
 from emojax.types import MODALITIES, Prediction, Signature
-from experiments.end_to_end.corpus import Splits
+from experiments.end_to_end.corpus import Recordings, Splits
 from experiments.end_to_end.network import Shapes, Sizes, network
 from experiments.store import METRICS, Result, commit, dialogues
 
@@ -45,11 +45,12 @@ VARIANTS = {
     **{f"{NAMES[m]}, pooled features": Variant(False, (m,)) for m in MODALITIES},
 }
 SETTINGS = (
-    "model.width=32", "model.heads=2", "model.graph_heads=2", "model.graph_layers=1",
-    "data.buckets=[24]", "data.batch_utterances=72", "train.epochs=12", "train.learning_rate=3e-3",
-    "train.auxiliary_weight=0.3",
+    "model.width=32", "model.encoder_layers=0", "model.delta=false", "model.text_guidance=false",
+    "model.graph_layers=1", "data.buckets=[24]", "data.batch_utterances=72", "train.epochs=12",
+    "train.learning_rate=3e-3", "train.auxiliary_weight=0.3",
 )  # fmt: skip
 """Of the fusion model and of its training, in every variant."""
+RECORDINGS, SIZES = Recordings(), Sizes()
 
 
 def config_of(variant: Variant, seed: int, settings: tuple[str, ...] = SETTINGS) -> Config:
@@ -69,7 +70,7 @@ class Trainer:
 
     def __init__(
         self, config: Config, splits: Splits, signature: Signature, shapes: Shapes | None,
-        sizes: Sizes = Sizes(),
+        sizes: Sizes,
     ):  # fmt: skip
         self.config, self.signature = config, signature
         widths = signature.widths
@@ -152,9 +153,9 @@ def scores_of(predictions: list[Prediction], classes: int) -> dict[str, float]:
     return {metric: round(float(getattr(found, metric)), 6) for metric in METRICS}
 
 
-def identity(config: Config, sizes: Sizes | None, recordings: str) -> str:
+def identity(config: Config, sizes: Sizes | None, recordings: Recordings) -> str:
     """What a result is found by: everything that it depends on but the code."""
-    told = (digest(config), recordings, sizes)
+    told = (digest(config), recordings.digest, sizes)
     return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
 
@@ -162,4 +163,3 @@ def fingerprint(splits: Splits) -> str:
     """Of the test split's labels and length, which all variants share."""
     content = [(each.id, each.label.tolist()) for each in splits["test"]]
     return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
-
