@@ -1,4 +1,4 @@
-"""The end-to-end study: gradients reach every encoder, hidden signals nobody, kills cost nothing."""
+"""The end-to-end study: gradients reach every encoder, hidden signals nobody, kills cost little."""
 
 from __future__ import annotations
 
@@ -66,9 +66,10 @@ def test_signals_lie_where_the_shapes_say(found, raw):
     scene = TINY.scenes()[-1]
     assert each.transcript == scene.text
     np.testing.assert_array_equal(each.label, scene.emotion)
-    np.testing.assert_array_equal(each.audio[:, 0], found["count"][-len(each) :])
-    shown = each.visual.reshape(len(each), 2, 32, 32, 3)
-    np.testing.assert_allclose((shown + 1) * 127.5, found["pictures"][-len(each) :], atol=1e-4)
+    np.testing.assert_array_equal(each.audio[:, 0], np.ceil(found["count"][-len(each) :] / 2))
+    shown = each.visual.reshape(len(each), 2, 32, 32)
+    grey = found["pictures"][-len(each) :].mean(-1)
+    np.testing.assert_allclose((shown + 1) * 127.5, grey, atol=1e-4)
     known = corpus.vocabulary(TINY.scenes()[:3])
     wanted = [known.get(word, corpus.UNKNOWN) for word in corpus.words(scene.text[0])][:8]
     assert each.text[0].tolist() == wanted + [0] * (8 - len(wanted))
@@ -206,7 +207,7 @@ def made(variant: str, seed: int, right: int) -> Result:
 
 
 def test_the_table_says_what_the_results_say():
-    wanted = dict(zip(train.VARIANTS, (9, 6, 5, 4, 8, 6, 5, 4), strict=True))
+    wanted = dict(zip(train.VARIANTS, (9, 6, 5, 4, 8), strict=True))
     results = [made(name, seed, n) for seed, (name, n) in itertools.product((0, 2), wanted.items())]
     known = {
         f"exact posterior, {name}": {"weighted_f1": 0.95, "accuracy": 0.951, "nll": 0.2}

@@ -14,7 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from jax import Array
 
 from emojax.data.media_simulator.config import MediaConfig
 from emojax.data.media_simulator.face import draw_faces, poses
@@ -28,11 +30,13 @@ from emojax.featurize.measures import SIZE, audio_features, plain_measures
 from emojax.featurize.media import Picture
 from emojax.files import write_atomically
 from emojax.types import Conversation, Signature
-from experiments.emodb.hearing import MEL, Sounds, hear, standard, statistics
+from experiments.emodb.hearing import MEL, Sounds, Statistics, hear, standard, statistics
 from experiments.end_to_end.network import Shapes
 
 SPEAKERS = ("A", "B", "C")
 SPLITS = ("train", "validation", "test")
+COARSER = 2
+"""Of frames of 20 ms and of mel bands, how many become one for a network."""
 UNKNOWN = 1
 """Of words that no training conversation has; 0 is padding."""
 
@@ -146,20 +150,33 @@ def raw(recordings: Recordings, found: Mapping[str, np.ndarray]) -> tuple[Splits
     sounds = Sounds(found["mel"], found["prosody"], found["count"], None)
     scale = statistics(sounds, np.arange(len(text)) < trained)
     parts = [
-        standard(*(x[i : i + 256] for x in sounds[:3]), scale, 1.0)
+        _coarser(*_standard(*(x[i : i + 256] for x in sounds[:3]), scale))
         for i in range(0, len(text), 256)
     ]
     mel, prosody = (np.concatenate(each) for each in zip(*parts, strict=True))
-    pictures = found["pictures"]
+    pictures = found["pictures"].mean(-1, dtype=np.float32) / np.float32(127.5) - 1
     shapes = Shapes(
         words=recordings.words, vocabulary=UNKNOWN + 1 + len(known), mel=mel.shape[1:],
-        prosody=prosody.shape[2], pictures=pictures.shape[1:4],
+        prosody=prosody.shape[2], pictures=pictures.shape[1:],
     )  # fmt: skip
+    count = -(-found["count"] // COARSER)
     audio = np.concatenate(
-        [found["count"][:, None], mel.reshape(len(mel), -1), prosody.reshape(len(mel), -1)], 1
+        [count[:, None], mel.reshape(len(mel), -1), prosody.reshape(len(mel), -1)], 1
     )
-    visual = pictures.reshape(len(pictures), -1) / np.float32(127.5) - 1
+    visual = pictures.reshape(len(pictures), -1)
     return _conversations(recordings, scenes, text, audio.astype(np.float32), visual), shapes
+
+
+@jax.jit
+def _standard(mel: Array, prosody: Array, count: Array, scale: Statistics) -> tuple[Array, Array]:
+    return standard(mel, prosody, count, scale, 1.0)
+
+
+def _coarser(mel: Array, prosody: Array) -> tuple[np.ndarray, np.ndarray]:
+    """Every `COARSER`-th frame, and means of as many neighbouring bands: a core has one hour."""
+    mel = np.asarray(mel)[:, ::COARSER]
+    mel = mel.reshape(*mel.shape[:2], -1, COARSER, mel.shape[3]).mean(3)
+    return mel, np.asarray(prosody)[:, ::COARSER]
 
 
 def pooled(recordings: Recordings, found: Mapping[str, np.ndarray]) -> Splits:

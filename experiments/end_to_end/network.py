@@ -33,7 +33,7 @@ class Shapes:
       words: V; text is their numbers, 0 being padding.
       vocabulary: how many numbers there are.
       mel: T, F and A; audio is the number of real frames, then mel, then `prosody` (P) of each.
-      pictures: K, rows and columns; visual is RGB in [-1, 1].
+      pictures: K, rows and columns; visual is grey in [-1, 1].
     """
 
     words: int
@@ -45,11 +45,11 @@ class Shapes:
     @property
     def widths(self) -> tuple[int, int, int]:
         sound = 1 + math.prod(self.mel) + self.mel[0] * self.prosody
-        return self.words, sound, 3 * math.prod(self.pictures)
+        return self.words, sound, math.prod(self.pictures)
 
 
 SOUND = AudioConfig(
-    channels=(8, 16, 32), norm="layer", recurrent=24, features=32, prosody_step=4, heads=2
+    channels=(8, 16, 32), norm="layer", recurrent=24, features=32, prosody_step=3, heads=2
 )
 
 
@@ -66,7 +66,7 @@ class Sizes:
 
     features: int = 64
     audio: AudioConfig = SOUND
-    face: tuple[int, ...] = (12, 24, 32)
+    face: tuple[int, ...] = (8, 16, 32)
     dropout: float = 0.2
 
 
@@ -80,7 +80,7 @@ class PictureEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, pictures: Array, present: Array) -> Array:
-        """f32[U, D] of f32[U, K, rows, columns, 3] and bool[U, K]."""
+        """f32[U, D] of f32[U, K, rows, columns, 1] and bool[U, K]."""
         x = jnp.where(present[..., None, None, None], pictures, 0)
         x = x.reshape(-1, *pictures.shape[2:])
         for depth, channels in enumerate(self.sizes.face):
@@ -138,7 +138,7 @@ class EndToEnd(nn.Module):
         return jnp.concatenate(found, -1)
 
     def see(self, x: Array, there: Array) -> Array:
-        pictures = x.reshape(-1, *self.shapes.pictures, 3)
+        pictures = x.reshape(-1, *self.shapes.pictures, 1)
         present = jnp.broadcast_to(there[:, None], pictures.shape[:2])
         return PictureEncoder(self.sizes, name="face_encoder")(pictures, present)
 

@@ -42,7 +42,6 @@ VARIANTS = {
     REFERENCE: Variant(True, MODALITIES),
     **{f"{NAMES[m]}, end to end": Variant(True, (m,)) for m in MODALITIES},
     "trimodal, pooled features": Variant(False, MODALITIES),
-    **{f"{NAMES[m]}, pooled features": Variant(False, (m,)) for m in MODALITIES},
 }
 SETTINGS = (
     "model.width=32", "model.encoder_layers=0", "model.delta=false", "model.text_guidance=false",
