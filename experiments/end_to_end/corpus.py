@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -147,8 +148,8 @@ def raw(recordings: Recordings, found: Mapping[str, np.ndarray]) -> tuple[Splits
     for row, line in enumerate(line for each in scenes for line in each.text):
         numbers = [known.get(word, UNKNOWN) for word in words(line)][: recordings.words]
         text[row, : len(numbers)] = numbers
-    sounds = Sounds(found["mel"], found["prosody"], found["count"], None)
-    scale = statistics(sounds, np.arange(len(text)) < trained)
+    sounds = Sounds(*(jnp.asarray(found[name]) for name in Sounds._fields[:3]), None)
+    scale = statistics(sounds, jnp.arange(len(text)) < trained)
     parts = [
         _coarser(*_standard(*(x[i : i + 256] for x in sounds[:3]), scale))
         for i in range(0, len(text), 256)
@@ -173,7 +174,7 @@ def _standard(mel: Array, prosody: Array, count: Array, scale: Statistics) -> tu
 
 
 def _coarser(mel: Array, prosody: Array) -> tuple[np.ndarray, np.ndarray]:
-    """Every `COARSER`-th frame, and means of as many neighbouring bands: a core has one hour."""
+    """Every `COARSER`-th frame, and means of as many neighbouring bands: a quarter of the work."""
     mel = np.asarray(mel)[:, ::COARSER]
     mel = mel.reshape(*mel.shape[:2], -1, COARSER, mel.shape[3]).mean(3)
     return mel, np.asarray(prosody)[:, ::COARSER]
