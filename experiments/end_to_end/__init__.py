@@ -12,17 +12,18 @@ simulator has none by default, and here are none. What has no parameters is comp
 One network (`network`) goes from there to the emotion: words through embeddings and a Transformer
 layer, all from random weights; log-mel and prosody through `AudioEncoder`; pictures through three
 convolutions and `FrameEncoder` (the MobileNetV2 of `FaceEncoder` would halve 32 pixels to a single
-place, and its norms are of stored statistics, of which random weights have none); then `redifu` with
-its relation graph and chain, without encoders of its own and without text guidance. Nothing is
-frozen: the loss of the decision, and .3 of that of each modality's own, reaches all of it.
+place, and its norms are of stored statistics, of which random weights have none); then `redifu`
+with its relation graph and chain, without encoders of its own and without text guidance. Nothing
+is frozen: the loss of the decision, and .3 of that of each modality's own, reaches all of it.
 
 Contrasts, with the same settings (`train.SETTINGS`) and recordings: all three modalities; each by
 itself, where the others are missing and have no encoder; and the same `redifu` on what `emojax
-featurize --faces whole` would measure of the same sound and the same pictures, hashed words
-included. Settings were written down before the first training and not changed after it. An epoch is
-chosen by validation alone, and the test split is read once a seed.
+featurize --faces whole` measures of the same pictures, in colour, and of the same sound to its end,
+hashed words beside them. Settings were written down before the first training and not changed
+after it, for no contrast. An epoch is chosen by validation alone, and the test split is read once
+a seed.
 
-Cost: recording three minutes on one core, 200 MB on disk and 3 GB of memory; a program's compilation
-up to a minute, once; a seed of the trimodal network about a minute. A finished seed is a line of
-OUT/results.jsonl, so a killed study goes on with the first that is missing.
+Cost: recording three minutes on one core, 200 MB on disk and 3 GB of memory; a program's
+compilation up to a minute, once; a seed of the trimodal network about a minute. A finished seed is
+a line of OUT/results.jsonl, so a killed study goes on with the first that is missing.
 """

@@ -39,21 +39,20 @@ def train(o: argparse.Namespace) -> None:
     from experiments.store import Store
 
     start(o.out)
-    recordings, sizes = study.RECORDINGS, study.SIZES
+    recordings = study.RECORDINGS
     found = corpus.measured(recordings, o.out)
     raw, shapes = corpus.raw(recordings, found)
     pooled = corpus.pooled(recordings, found)
     store, trainers = Store(o.out / RESULTS), {}
     for seed, (name, variant) in itertools.product(range(o.seeds), study.VARIANTS.items()):
-        config = study.config_of(variant, seed)
-        identity = study.identity(config, sizes if variant.trained else None, recordings)
+        identity = study.identity(variant, seed)
         if store.find(identity, name):
             continue
         if name not in trainers:
             splits = raw if variant.trained else pooled
             trainers[name] = study.Trainer(
-                config, splits, corpus.signature(recordings, splits),
-                shapes if variant.trained else None, sizes,
+                study.config_of(variant, seed), splits, corpus.signature(recordings, splits),
+                shapes if variant.trained else None, study.SIZES,
             )  # fmt: skip
         result = trainers[name].result(name, seed, identity, study.fingerprint(raw))
         store.append(result)
@@ -66,13 +65,17 @@ def train(o: argparse.Namespace) -> None:
 def table(o: argparse.Namespace) -> None:
     from emojax.evaluate.plots import render
     from experiments.end_to_end import table as made
-    from experiments.end_to_end.train import RECORDINGS
+    from experiments.end_to_end import train as study
     from experiments.store import Store
 
-    results = Store(o.out / RESULTS).newest
+    results = [
+        each for each in Store(o.out / RESULTS).newest
+        if each.variant in study.VARIANTS
+        and each.config == study.identity(study.VARIANTS[each.variant], each.seed)
+    ]  # fmt: skip
     if not results:
         raise DataError("no results are there", file=o.out, fix="Run `train` first")
-    rows, known = made.rows_of(results), made.limits(RECORDINGS)
+    rows, known = made.rows_of(results), made.limits(study.RECORDINGS)
     content = made.sheet(rows, known).markdown()
     write_atomically(o.out / "table.md", content)
     (o.out / "weighted_f1.png").write_bytes(render(made.figure(rows, known)))

@@ -152,9 +152,10 @@ def scores_of(predictions: list[Prediction], classes: int) -> dict[str, float]:
     return {metric: round(float(getattr(found, metric)), 6) for metric in METRICS}
 
 
-def identity(config: Config, sizes: Sizes | None, recordings: Recordings) -> str:
+def identity(variant: Variant, seed: int) -> str:
     """What a result is found by: everything that it depends on but the code."""
-    told = (digest(config), recordings.digest, sizes)
+    sizes = SIZES if variant.trained else None
+    told = (digest(config_of(variant, seed)), RECORDINGS.digest, sizes)
     return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
 
