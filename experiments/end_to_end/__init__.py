@@ -24,7 +24,7 @@ by what validation of seed 0 said: sound and pictures alone still rose at the en
 after which the others had settled, and have 36. An epoch is chosen by validation alone, and the
 test split is read once a seed.
 
-Cost: recording three minutes on one core, 200 MB on disk and 3 GB of memory; a program's
-compilation up to a minute, once; a seed of each of the three slowest networks about a minute. A finished seed is
-a line of OUT/results.jsonl, so a killed study goes on with the first that is missing.
+Cost: recording three minutes on one core, 200 MB on disk and 3 GB of memory; five programs to
+compile, up to a minute each, once; then about three minutes a seed of all contrasts. A finished
+training is a line of OUT/results.jsonl, so a killed study goes on with the first that is missing.
 """
