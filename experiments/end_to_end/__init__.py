@@ -27,4 +27,8 @@ test split is read once a seed.
 Cost: recording three minutes on one core, 200 MB on disk and 3 GB of memory; five programs to
 compile, up to a minute each, once; then about three minutes a seed of all contrasts. A finished
 training is a line of OUT/results.jsonl, so a killed study goes on with the first that is missing.
+
+Measured (`experiments/results/end_to_end`, seed 0 of ten): weighted F1 91.1 with all modalities,
+73.9, 55.0 and 60.1 with words, sound and pictures alone, 88.7 on pooled features; exact posteriors
+94.3, and 74.9, 61.8 and 70.1. Sound and pictures alone tell less than they could.
 """

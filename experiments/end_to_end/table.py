@@ -25,8 +25,8 @@ NOTE = (
     "Test scores of the epochs that validation chose, mean ± sample deviation over seeds of the "
     "training, none dropped; differences paired by seed, with intervals over resampled "
     "conversations and p values corrected by Holm. Exact posteriors are of what the recordings "
-    "were made from (words, and numbers behind voices and faces), not of sound and pixels: what "
-    "nobody can surpass. The guess is the commonest emotion of the training conversations."
+    "were made from (words, and numbers behind voices and faces), not of sound and pixels: nobody "
+    "is better on average. The guess is the commonest emotion of the training conversations."
 )
 
 
