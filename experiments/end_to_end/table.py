@@ -93,8 +93,8 @@ def figure(rows: Sequence[Row], known: Mapping[str, Mapping[str, float]]) -> Fig
             axes.plot(100 * limit["weighted_f1"], y, "<", color=INK, markersize=5, fillstyle="none")
         axes.set_yticks(range(len(rows)), [clean(row.variant, 40) for row in reversed(rows)])
         axes.set(
-            xlabel="test weighted F1, % (a dot a seed, a line the mean, a triangle the exact "
-            "posterior)",
+            xlabel="test weighted F1, % (dot: a seed; line: mean; triangle: exact posterior)",
+            ylim=(-0.6, len(rows) - 0.4),
         )  # fmt: skip
         axes.grid(axis="x", color=PALE, linewidth=0.6)
     return drawn
