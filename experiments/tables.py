@@ -115,6 +115,14 @@ def _p(value: float) -> str:
     return "–" if np.isnan(value) else "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0")
 
 
+def difference(row: Row) -> tuple[str, str]:
+    """That of accuracy in points with its interval, and p by the bootstrap."""
+    if np.isnan(row.difference):
+        return "reference", _p(row.p_bootstrap)
+    low, high = 100 * row.low, 100 * row.high
+    return f"{100 * row.difference:+.1f} [{low:+.1f}, {high:+.1f}]", _p(row.p_bootstrap)
+
+
 HEADER = (
     "variant", "seeds", "parameters", "accuracy, %", "weighted F1, %", "macro F1, %", "NLL, nats",
     "ECE, %", "difference in accuracy, %", "p (bootstrap)", "p (McNemar)", "training, s",
@@ -129,9 +137,7 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
             row.variant, str(row.seeds), f"{row.parameters:,}",
             *(spread(row.percent(m)) for m in ("accuracy", "weighted_f1", "macro_f1")),
             spread(row.values["nll"], 3), spread(row.percent("ece")),
-            "reference" if np.isnan(row.difference)
-            else f"{100 * row.difference:+.1f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}]",
-            _p(row.p_bootstrap), _p(row.p_mcnemar), f"{row.seconds:.0f}",
+            *difference(row), _p(row.p_mcnemar), f"{row.seconds:.0f}",
         ]
         for row in ranked
     ]  # fmt: skip

@@ -20,6 +20,7 @@ from emojax.data.media_simulator.scene import means, posterior, scene, syllable_
 from emojax.data.media_simulator.spoil import frozen, noisy_frames, noisy_sound, tracks
 from emojax.data.media_simulator.voice import speak
 from emojax.errors import ConfigError
+from emojax.types import MODALITIES
 
 SMALL = MediaConfig(size=32, conversations=2)
 
@@ -51,7 +52,8 @@ def test_sarcastic_words_are_the_partners():
     assert rate.mean() == pytest.approx(PROCESS.sarcasm, abs=4 * math.sqrt(0.16 / len(rate)))
 
 
-def test_the_posterior_is_that_of_an_enumeration():
+@pytest.mark.parametrize("of", [MODALITIES, ("text",), ("audio",), ("visual",), ("text", "visual")])
+def test_the_posterior_is_that_of_an_enumeration(of):
     """Of a lone utterance: emotions and sarcasm by name, each probability written out."""
     process = dataclasses.replace(PROCESS, shortest=1, longest=1)
     config = dataclasses.replace(SMALL, process=process)
@@ -61,12 +63,14 @@ def test_the_posterior_is_that_of_an_enumeration():
         for e, q in itertools.product(range(6), range(2)):
             words = process.partner[e] if q else e
             p = process.base_rate[e] * (process.sarcasm if q else 1 - process.sarcasm)
-            p *= each.plain[0] or words == each.said[0]
-            for mean, value in zip(means(config), (each.voice, each.face), strict=True):
-                p *= np.exp(-np.square(value[0] - mean[e]).sum() / 2)
+            p *= "text" not in of or each.plain[0] or words == each.said[0]
+            for mean, value, modality in zip(
+                means(config), (each.voice, each.face), MODALITIES[1:], strict=True
+            ):
+                p *= np.exp(-(modality in of) * np.square(value[0] - mean[e]).sum() / 2)
             joint[e, q] = p
         joint /= joint.sum()
-        emotion, sarcastic = posterior(each, config)
+        emotion, sarcastic = posterior(each, config, of)
         np.testing.assert_allclose(emotion[0], joint.sum(1), rtol=1e-9, atol=1e-300)
         np.testing.assert_allclose(sarcastic[0], joint[:, 1].sum(), rtol=1e-9)
 

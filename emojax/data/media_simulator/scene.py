@@ -9,6 +9,7 @@ Directions of the means follow what is known of vocal (Juslin and Laukka 2003, t
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from emojax.data import simulator
 from emojax.data.joint_chain import JointChain, log_sum
 from emojax.data.media_simulator.config import MediaConfig
 from emojax.data.media_simulator.words import sentence, syllables
+from emojax.types import MODALITIES
 
 VOICE = {  # pitch, energy, rate
     "happy": (1.2, 0.4, 0.6), "sad": (-1.2, -1.4, -1.4), "neutral": (-0.4, -0.6, 0.0),
@@ -111,21 +113,28 @@ def syllable_rate(voice: np.ndarray) -> np.ndarray:
     return 5.0 * np.exp2(0.22 * voice[:, 2])
 
 
-def posterior(scene: Scene, config: MediaConfig) -> tuple[np.ndarray, np.ndarray]:
+def posterior(
+    scene: Scene, config: MediaConfig, of: Collection[str] = MODALITIES
+) -> tuple[np.ndarray, np.ndarray]:
     """P(emotion) f64[L, C] and P(sarcastic) f64[L], of each utterance given all of the
     conversation's words, voices and faces.
 
     Exact, and given these themselves, not the sound and the pictures of them: nobody who sees and
     hears can know more.
+
+    Args:
+      of: the modalities that are looked at.
     """
     process = config.process
     felt = np.zeros((len(scene), len(process.labels)))
-    for mean, value in zip(means(config), (scene.voice, scene.face), strict=True):
-        felt -= np.square(value[:, None] - mean).sum(-1) / 2
+    values = {"audio": scene.voice, "visual": scene.face}
+    for mean, (modality, value) in zip(means(config), values.items(), strict=True):
+        if modality in of:
+            felt -= np.square(value[:, None] - mean).sum(-1) / 2
     # A plain sentence fits every emotion alike; another fits only the one it is of.
     classes = np.arange(len(process.labels))
     fits = np.stack([classes, np.asarray(process.partner)])[:, None] == scene.said[:, None]
-    fits = np.where(scene.plain[:, None], 1.0, fits)
+    fits = np.where(scene.plain[:, None] | ("text" not in of), 1.0, fits)
     with np.errstate(divide="ignore"):
         words = np.log(fits) + np.log([1 - process.sarcasm, process.sarcasm])[:, None, None]
     together = felt + log_sum(words, axis=0)
