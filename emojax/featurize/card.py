@@ -60,6 +60,7 @@ def write(
         "present": {name: sum(v[name] is not None for v in found) for name in _MEDIA}
         | {"text": sum(bool(each.text) for each in manifest.utterances)},
         "faces": _faces(found),
+        "lags": _lags(manifest, found),
         "files": {
             name: _sha256(out / name) for name in (featurized.FILE, SET_ASIDE)
         },
@@ -114,6 +115,12 @@ def _faces(found: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     }
 
 
+def _lags(manifest: Manifest, found: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Of each recording whose pictures were taken later than its sound, by how many seconds."""
+    each = zip(manifest.utterances, found, strict=True)
+    return {utterance.media: values["lag"] for utterance, values in each if values["lag"]}
+
+
 def _splits(corpus: PreparedCorpus) -> dict[str, Any]:
     records = sorted(corpus.path.glob("*.array_record*"))
     return {
@@ -148,6 +155,11 @@ def lines(card: Mapping[str, Any]) -> list[str]:
         said.append(
             f"  faces: in {seen['pictures_with_face']} of {seen['pictures']} pictures; several in "
             f"{seen['utterances_with_several']} utterances, the one that covers most was taken"
+        )
+    if lags := card["lags"]:
+        said.append(
+            f"  pictures of {len(lags)} of {len(card['media'])} recordings were taken "
+            f"{min(lags.values()):+.2f} to {max(lags.values()):+.2f} s later than their sound"
         )
     if 2 * seen["utterances_without_face"] > seen["utterances"]:
         said.append("  Most videos show no face that was found: if they are crops, --faces whole")

@@ -148,7 +148,7 @@ def _alone(out: Path) -> Iterator[None]:
         yield
 
 
-_KEPT = ("audio", "visual", "aside", "absent", "faces")
+_KEPT = ("audio", "visual", "aside", "absent", "faces", "lag")
 """Of what a worker answers, what the corpus's file holds."""
 
 
@@ -166,7 +166,8 @@ def _journal(out: Path, recipe: Mapping[str, Any]) -> Journal:
                 each = json.loads(line)
                 # What a worker died of may have been the machine's fault: it gets another try.
                 if not any(reason.startswith(_DIED) for reason in each["aside"].values()):
-                    known[each["key"]] = {name: each[name] for name in _KEPT}
+                    # Lags are not in what was written before they were.
+                    known[each["key"]] = {name: ({"lag": 0.0} | each)[name] for name in _KEPT}
     journal = Journal(out / JOURNAL, recipe)
     journal.done = known | journal.done
     return journal
@@ -221,7 +222,7 @@ def _measure(
             if "died" in answer:
                 reason = f"{_DIED}{answer['died']}"
                 answer = dict.fromkeys(_KEPT) | answer | {
-                    "aside": {"audio": reason, "visual": reason}, "absent": [],
+                    "aside": {"audio": reason, "visual": reason}, "absent": [], "lag": 0.0,
                 }  # fmt: skip
             journal.add(names[number], answer)
             advance(1)

@@ -13,6 +13,7 @@ pytest.importorskip("cv2", reason="the extra media is not installed")
 
 from emojax.data.media_simulator.config import MediaConfig
 from emojax.data.media_simulator.files import simulate_media
+from emojax.featurize.run import featurize
 from emojax.featurize.synchrony import lag_of
 from emojax.featurize.worker import Settings, measure
 
@@ -45,6 +46,18 @@ def test_the_pictures_of_an_utterance_are_taken_later(late):
     assert (aligned["lag"], plain["lag"]) == (found, 0.0)
     assert aligned["audio"] == plain["audio"]
     assert aligned["visual"] == later["visual"] != plain["visual"]
+
+
+def test_the_card_says_what_was_taken_later(late, tmp_path):
+    path, lag, _, _ = late
+    manifest = path.parent / "manifest.csv"
+    made = featurize(manifest, tmp_path, Settings(faces="whole", align="correlation"), workers=1)
+    assert made.card["lags"] == {path.name: pytest.approx(lag, abs=0.04)}
+    assert f"1 of 1 recordings were taken {made.card['lags'][path.name]:+.2f} to" in (
+        tmp_path / "card.md"
+    ).read_text(encoding="utf-8")
+    again = featurize(manifest, tmp_path, Settings(faces="whole", align="correlation"), workers=1)
+    assert (again.measured, again.card) == (0, made.card)
 
 
 def test_where_there_is_nothing_to_compare_there_is_no_lag(late, tmp_path):
