@@ -9,7 +9,7 @@ Each choice of the model is switched off or swapped for another, one at a time, 
 default. "nothing but heads" is without all of them: features, and a decision.
 
 Cost on two cores, 21 variants and ten seeds: some two hours with a thousand conversations of the
-embedded corpus, five with all of it, two on MOSI. Expected (found with a thousand conversations):
+embedded corpus, five with all of it, two on MOSI. Expected: with a thousand conversations
 the chain and knowing who speaks are worth two points of accuracy each, the relation graph .7, edges
 between modalities most of that; text-guided diffusion, encoders of audio and video and a second
 attention map are worth nothing that ten seeds could tell, "v2" maps a little, and without the
