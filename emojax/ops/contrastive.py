@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
@@ -61,18 +62,17 @@ def contrast(
         known = jnp.where(labelled[..., None], jnp.einsum("blc,cn->bln", mine, count) > 0, present)
 
     @jax.checkpoint  # The scores of everybody for everybody are made again in the backward pass.
-    def of(answers: Array, there: Array, positive: Array, known: Array) -> tuple[Array, Array]:
-        """[B, L, M]: the loss of each modality that asks one other, and whether it counts."""
-        scores = scale * jnp.einsum("blme,je->blmj", embedding, answers)
+    def of(asking: Array, counts: Array, answers: Array, there: Array, positive: Array) -> Array:
+        """The sum of what the modalities [B, L, M - 1, E] that ask for one other lose."""
+        scores = scale * jnp.einsum("blme,je->blmj", asking, answers)
         all_of_them = jax.nn.logsumexp(jnp.where(there, scores, _FAR), axis=-1)
-        right = scale * jnp.einsum("blme,ble->blm", embedding, positive)
-        counts = present & known[..., None]
-        return jnp.where(counts, all_of_them - right, 0.0), counts
+        right = scale * jnp.einsum("blme,ble->blm", asking, positive)
+        return jnp.where(counts, all_of_them - right, 0.0).sum()
 
     loss, total = jnp.zeros(()), jnp.zeros(())
     for n in range(modalities):
-        each, counts = of(others[:, n], there[:, n], positive[:, :, n], known[:, :, n])
-        across = jnp.arange(modalities) != n
-        loss += (each * across).sum()
-        total += (counts & across).sum()
+        across = np.delete(np.arange(modalities), n)
+        counts = present[:, :, across] & known[:, :, n, None]
+        loss += of(embedding[:, :, across], counts, others[:, n], there[:, n], positive[:, :, n])
+        total += counts.sum()
     return loss / jnp.maximum(total, 1.0)
