@@ -68,7 +68,6 @@ class Config:
                 'must be "padded" for redifu_authors, whose fusion would mix the conversations '
                 "of a packed row",
             )  # fmt: skip
-
         if isinstance(self.model, SharedSpaceConfig):
             require(
                 self.train.accumulate == 1, "train.accumulate",

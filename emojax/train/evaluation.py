@@ -129,10 +129,10 @@ def evaluate_run(folder: Path, *, test: bool = True) -> Evaluated:
     }
     selection = _selection(run, record)
     provenance = {**_provenance(run, variables, progress), **measured}
-    last = next(reversed(splits))
-    found = None
+    recalled = None
     if isinstance(run.config.model, SharedSpaceConfig):
-        found = find(run.model, variables, run.batches(last, mesh=mesh), mesh)
+        split = "test" if "test" in splits else "validation"
+        recalled = find(run.model, variables, run.batches(split, mesh=mesh), mesh)
     report = Report(
         name=f"{run.config.model.name} on {run.corpus.signature.name}",
         labels=run.corpus.signature.labels,
@@ -144,7 +144,7 @@ def evaluate_run(folder: Path, *, test: bool = True) -> Evaluated:
         provenance=provenance,
         batch_mates=measured["batch_mates"],
         future=measured["future"],
-        retrieval=found,
+        retrieval=recalled,
         reference=reference(run, splits.get("test"), int(counts.argmax())),
         skipped=[str(error) for error in run.corpus.skipped],
         majority_label=int(counts.argmax()),
