@@ -14,6 +14,7 @@ Arrays on the host are numpy, on the device jax; both share these types.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -61,12 +62,25 @@ class Signature:
       labels: emotion names; C of them.
       speakers: speaker names; S of them.
       widths: D_m of text, audio and visual.
+      frames: how many frames of an utterance stand one after the other in the features of each
+        modality, as wide as each other; 1 where features are of the utterance as a whole.
     """
 
     name: str
     labels: tuple[str, ...]
     speakers: tuple[str, ...]
     widths: tuple[int, int, int]
+    frames: tuple[int, int, int] = (1, 1, 1)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Signature:
+        """From JSON; what was written before there were frames has none.
+
+        Raises:
+          KeyError, TypeError: something is missing or of another type.
+        """
+        labels, speakers, widths = (tuple(values[k]) for k in ("labels", "speakers", "widths"))
+        return cls(values["name"], labels, speakers, widths, tuple(values.get("frames", (1, 1, 1))))
 
 
 @struct.dataclass

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import fnmatch
 import importlib
 import pkgutil
 import sys
@@ -59,19 +60,19 @@ def configs(
       values: of all variants.
       settings: of all variants, even where a variant says otherwise.
       tuned: folder of MODEL.toml with settings of each model, which variants may say otherwise of.
-      only: these variants; None is all.
+      only: these variants, by name or by pattern, as of a shell; None is all.
 
     Raises:
       ConfigError: a variant cannot be built from these settings; before anything is trained.
     """
-    for variant in only or ():
-        if variant not in study.VARIANTS:
+    for pattern in only or ():
+        if not fnmatch.filter(study.VARIANTS, pattern):
             known = ", ".join(map(repr, study.VARIANTS))
-            raise ConfigError(f"--only: there is no variant {variant!r}; known are {known}")
+            raise ConfigError(f"--only: there is no variant {pattern!r}; known are {known}")
     found = []
     for seed in range(seeds):
         for variant, changes in study.VARIANTS.items():
-            if only and variant not in only:
+            if only and not any(fnmatch.fnmatchcase(variant, pattern) for pattern in only):
                 continue
             assignments = [*changes, *settings, f"train.seed={seed}"]
             try:
@@ -127,8 +128,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument(
-        "--only", nargs="+", metavar="VARIANT", help="train these variants; tables have all results"
-    )
+        "--only", nargs="+", metavar="VARIANT",
+        help="train these variants, such as redifu or '*, 10 %%'; tables have all results",
+    )  # fmt: skip
     command.add_settings(parser, "all variants")
     parser.add_argument(
         "--tuned", type=Path, metavar="DIR",

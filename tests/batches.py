@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from emojax.nn.layers import identity_statistics
 from emojax.types import MODALITIES, Batch, Conversation, Signature
 
 SIGNATURE = Signature("tiny", ("happy", "sad", "angry", "neutral"), ("A", "B", "C"), (7, 5, 6))
+FRAMED = dataclasses.replace(SIGNATURE, frames=(1, 5, 3))
+"""The same features taken for frames: five of one number, three of two."""
 
 
 def random_conversation(

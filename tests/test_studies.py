@@ -171,8 +171,10 @@ def test_every_variant_of_a_study_can_be_built(study):
     assert {config.train.seed for _, config in made} == {0, 1}
     some = list(study.VARIANTS)[1:3]
     assert [variant for variant, _ in run.configs(study, 1, {}, [], only=some)] == some
-    with pytest.raises(ConfigError, match="there is no variant 'nobody'"):
-        run.configs(study, 1, {}, [], only=["nobody"])
+    alike = [variant for variant, _ in run.configs(study, 1, {}, [], only=["*"])]
+    assert alike == list(study.VARIANTS)
+    with pytest.raises(ConfigError, match=r"there is no variant 'nobody\*'"):
+        run.configs(study, 1, {}, [], only=[some[0], "nobody*"])
     with pytest.raises(ConfigError, match=r".+: train\.epochs must be positive"):
         run.configs(study, 1, {}, ["train.epochs=0"])
 

@@ -51,6 +51,11 @@ def add(commands: Any) -> None:
         "--fps", type=float, default=5.0, metavar="N", help="pictures a second looked at (5)"
     )
     featurize.add_argument(
+        "--frames", type=int, default=0, metavar="K",
+        help="keep K frames of an utterance's sound and face, means over equal spans of its time, "
+        "which models read with a recurrent network (default: pool over all of its time)",
+    )  # fmt: skip
+    featurize.add_argument(
         "--longest", type=float, default=60.0, metavar="SECONDS",
         help="an utterance that lasts longer is taken for mistimed (60)",
     )  # fmt: skip
@@ -99,6 +104,7 @@ def _featurize(options: argparse.Namespace) -> int:
     settings = Settings(
         rate=options.fps, faces=options.faces, align=options.align, longest=options.longest,
         vision=str(options.vision_weights or ""), size=options.vision_size,
+        frames=options.frames,
     )  # fmt: skip
     made = featurize(
         options.manifest, options.out, settings, text_encoder=options.text_encoder,

@@ -207,7 +207,7 @@ class EmojaxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         if self._metadata is None:
             layout = tfds.features.FeaturesDict.from_config(self.data_dir)
         else:
-            layout = features(signature_of(self._metadata))
+            layout = features(Signature.of(self._metadata["signature"]))
         return _OfflineInfo(
             builder=self,
             description=self.__doc__,
@@ -263,17 +263,6 @@ def _metadata(
             for split in SPLITS
         },
     }
-
-
-def signature_of(metadata: dict[str, Any]) -> Signature:
-    """The signature in a preparation's metadata."""
-    stored = metadata["signature"]
-    return Signature(
-        stored["name"],
-        tuple(stored["labels"]),
-        tuple(stored["speakers"]),
-        tuple(stored["widths"]),
-    )
 
 
 class EmojaxIemocap(EmojaxBuilder):

@@ -69,10 +69,13 @@ def encode_text(corpus: Corpus, encoder: TextEncoder, *, skip_bad: bool = False)
             raise DataError(
                 f"no conversation for the {split} split: all of them are bad", file=corpus.source
             )
-    _, audio, visual = corpus.signature.widths
+    known = corpus.signature
+    signature = dataclasses.replace(
+        known, widths=(encoder.width, *known.widths[1:]), frames=(1, *known.frames[1:])
+    )
     return dataclasses.replace(
         corpus,
-        signature=dataclasses.replace(corpus.signature, widths=(encoder.width, audio, visual)),
+        signature=signature,
         splits={split: tuple(kept) for split, kept in splits.items()},
         skipped=tuple(skipped),
     )

@@ -225,14 +225,12 @@ def find_prepared(path: Path) -> list[Path]:
 def _open(path: Path) -> PreparedCorpus:
     import tensorflow_datasets as tfds
 
-    from emojax.data.builders import signature_of
-
     try:
         builder = tfds.builder_from_directory(path)
         metadata = dict(builder.info.metadata)
         return PreparedCorpus(
             path=path,
-            signature=signature_of(metadata),
+            signature=Signature.of(metadata["signature"]),
             layout=metadata["layout"],
             split_rule=metadata["split_rule"],
             text_encoder=metadata["text_encoder"],

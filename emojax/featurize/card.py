@@ -170,13 +170,16 @@ def _page(card: Mapping[str, Any]) -> str:
     recipe = card["recipe"]
     vision = recipe["settings"].get("vision")
     face = f"{vision['name']}, sha256 {vision['sha256']}" if vision else "plain measures, untrained"
+    frames = recipe["settings"].get("frames")
+    sound = "means, deviations and percentiles"
+    if frames:
+        sound, face = f"means in {frames} frames", f"{face}; means in {frames} frames"
     parts = [
         "# Corpus card",
         f"Made by `emojax featurize` from `{card['manifest']['name']}` "
         f"(sha256 {card['manifest']['sha256']}).",
         "\n".join(f"- {line.strip()}" for line in lines(card)),
-        f"Text: {card['text']['name']}. Sound: means, deviations and percentiles of log-mel and "
-        f"prosody. Faces: {face}.",
+        f"Text: {card['text']['name']}. Sound: {sound} of log-mel and prosody. Faces: {face}.",
         "| Setting | Value |\n|---|---|\n"
         + "\n".join(
             f"| {name} | {json.dumps(value)} |" for name, value in recipe["settings"].items()

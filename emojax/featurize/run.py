@@ -36,6 +36,7 @@ REVISION = 1
 """Of what features mean; another one makes folders of this one start anew."""
 JOURNAL = "journal.jsonl"
 _PACKAGES = ("av", "opencv-python-headless", "jax", "jaxlib", "numpy", "scipy")
+MOST_FRAMES = 64
 _PATIENCE = 900.0
 """Seconds that an utterance may take."""
 
@@ -106,6 +107,10 @@ def _check(settings: Settings) -> None:
         settings.align in ("", *METHODS), "align",
         f"is {' or '.join(METHODS)}, not {settings.align!r}",
     )  # fmt: skip
+    require(
+        settings.frames == 0 or 2 <= settings.frames <= MOST_FRAMES, "frames",
+        f"are 2 to {MOST_FRAMES}, or 0 to pool over an utterance's time, not {settings.frames}",
+    )  # fmt: skip
     require(settings.faces in ("find", "whole"), "faces", f"is find or whole, not {settings.faces}")
     require(
         0 < settings.shortest < settings.longest <= 600, "longest",
@@ -118,6 +123,8 @@ def _recipe(settings: Settings) -> dict[str, Any]:
     encoder = open_encoder(settings)
     shape = dataclasses.asdict(settings)
     shape.pop("vision")
+    if not settings.frames:
+        shape.pop("frames")  # Folders that were made before there were frames go on.
     if encoder is not None:
         shape |= {"vision": {"name": encoder.name, "sha256": encoder.fingerprint},
                   "size": encoder.size}  # fmt: skip
@@ -127,7 +134,10 @@ def _recipe(settings: Settings) -> dict[str, Any]:
     return {
         "revision": REVISION,
         "settings": shape,
-        "widths": {"audio": measures.AUDIO_WIDTH, "visual": measures.visual_width(encoder)},
+        "widths": {
+            "audio": measures.audio_width(settings.frames),
+            "visual": measures.visual_width(encoder, settings.frames),
+        },
         "versions": versions,
     }
 
@@ -237,7 +247,8 @@ def _content(
     widths = recipe["widths"]
     header = {
         "format": featurized.FORMAT, "labels": manifest.labels, "speakers": manifest.speakers,
-        "widths": [text_width(encoder), widths["audio"], widths["visual"]], "recipe": recipe,
+        "widths": [text_width(encoder), widths["audio"], widths["visual"]],
+        "frames": [1, *2 * [recipe["settings"].get("frames", 1)]], "recipe": recipe,
         "text_encoder": encoder and {"name": encoder.name, "sha256": encoder.fingerprint},
     }  # fmt: skip
     lines = [json.dumps(header)]

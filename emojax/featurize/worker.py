@@ -19,9 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
+if TYPE_CHECKING:
     from emojax.interop.vision import VisionEncoder
 
 ONE_CORE = {
@@ -42,6 +42,7 @@ class Settings:
         they are then taken later: "correlation" or "soft_dtw".
       vision: file of a pretrained encoder, "" for plain measures.
       size: rows and columns of the crops for it, 0 for its own.
+      frames: of an utterance, one after the other in its features; 0 pools over its time.
       shortest, longest: seconds of an utterance.
       quiet: peak amplitude below which a sound is silence.
       covered: share of an utterance that the recording must have.
@@ -52,6 +53,7 @@ class Settings:
     align: str = ""
     vision: str = ""
     size: int = 0
+    frames: int = 0
     shortest: float = 0.1
     longest: float = 60.0
     quiet: float = 1e-3
@@ -155,7 +157,7 @@ def _audio(path: Path, start: float, end: float | None, settings: Settings) -> n
         raise _SetAside(reason)
     if abs(sound).max() < settings.quiet:
         raise _SetAside("silent")
-    return measures.audio_features(sound, rate)
+    return measures.audio_features(sound, rate, settings.frames)
 
 
 def _unlike(
@@ -191,7 +193,11 @@ def _visual(
         raise _SetAside(f"mistimed: the video ends before {start:g} s")
     if not len(face.times):
         raise _SetAside(f"no face in any of {face.pictures} pictures")
-    return measures.visual_features(face, encoder)
+    edges = None
+    if settings.frames:
+        last = face.times[-1] + 1 / settings.rate if end is None else end
+        edges = np.linspace(start, last, settings.frames + 1)
+    return measures.visual_features(face, encoder, edges)
 
 
 def pack(features: np.ndarray) -> str:

@@ -49,7 +49,7 @@ def to_onnx(
     content = convert(program, INPUTS, OUTPUTS, model.config.name)
     about = {
         "labels": signature.labels, "speakers": signature.speakers, "widths": signature.widths,
-        "config": to_dict(model.config),
+        "frames": signature.frames, "config": to_dict(model.config),
     }  # fmt: skip
     helper.set_model_props(content, {name: json.dumps(value) for name, value in about.items()})
     return write_atomically(Path(path), content.SerializeToString())

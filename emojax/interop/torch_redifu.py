@@ -45,6 +45,7 @@ class Signature:
     labels: tuple[str, ...]
     speakers: tuple[str, ...]
     widths: tuple[int, int, int]
+    frames: tuple[int, int, int] = (1, 1, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +99,7 @@ CHOICES = {
     "attention": ("temporal", "dual", "v2", "none"),
     "cross_modal": ("none", "utterance", "window"),
     "alignment": ("none",),
+    "frames": (1,),
     "branch": ("iemocap", "meld"),
     "modalities": MODALITIES,
 }
@@ -966,7 +968,8 @@ def checked(kind: Any, values: Mapping[str, Any], what: str) -> Any:
         given = values.get(name, ())
         for value in given if isinstance(given, list | tuple) else [given]:
             if value not in allowed:
-                raise ValueError(f"{what} {name} is {value!r}, not one of {', '.join(allowed)}")
+                known = ", ".join(map(str, allowed))
+                raise ValueError(f"{what} {name} is {value!r}, not one of {known}")
     hashable = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     try:
         return kind(**hashable)

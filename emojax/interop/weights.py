@@ -119,14 +119,18 @@ def read(path: Path) -> Weights:
 
 
 def _signature(known: Mapping[str, Any]) -> Signature:
-    labels, speakers, widths = (tuple(known[name]) for name in ("labels", "speakers", "widths"))
-    if not all(isinstance(name, str) for name in (known["name"], *labels, *speakers)):
+    found = Signature.of(known)
+    if not all(isinstance(name, str) for name in (found.name, *found.labels, *found.speakers)):
         raise ValueError("signature: names must be texts")
-    if len(widths) != len(MODALITIES) or not all(
-        type(width) is int and 0 < width <= _WIDEST for width in widths
-    ):
-        raise ValueError(f"signature: widths must be {len(MODALITIES)} positive numbers")
-    return Signature(known["name"], labels, speakers, widths)
+    for what in ("widths", "frames"):
+        sizes = getattr(found, what)
+        if len(sizes) != len(MODALITIES) or not all(
+            type(size) is int and 0 < size <= _WIDEST for size in sizes
+        ):
+            raise ValueError(f"signature: {what} must be {len(MODALITIES)} positive numbers")
+    if any(width % frames for width, frames in zip(found.widths, found.frames, strict=True)):
+        raise ValueError(f"signature: frames {found.frames} do not divide widths {found.widths}")
+    return found
 
 
 def _check_sizes(config: ModelConfig, signature: Signature) -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from emojax.config.swept import off
 from emojax.nn.alignment import Alignment
+from emojax.nn.encoders.frames import FrameEncoder
 from emojax.nn.layers import Dropout, Standardise, dense
 from emojax.nn.sharding import constrain, stream
 from emojax.ops.random import keep_mask
@@ -54,7 +55,7 @@ class Multimodal(nn.Module):
         features = Standardise(name=f"{modality}_standardise")(features)
         features = self.mix(features, present)
         features = Dropout(c.input_dropout)(features.astype(dtype))
-        x = dense(c.width, dtype, f"{modality}_input", axes=(None, "embed"))(features)
+        x = self.read(features, present, modality)
         missing = self.param(
             f"{modality}_missing", nn.initializers.normal(0.02), (c.width,), jnp.float32
         )
@@ -67,6 +68,19 @@ class Multimodal(nn.Module):
             )  # fmt: skip
             x += nn.one_hot(batch.speaker, speakers, dtype=dtype) @ table.astype(dtype)
         return stream(x)
+
+    def read(
+        self, features: Float[Array, "B L D_m"], present: Bool[Array, "B L"], modality: str
+    ) -> Float[Array, "B L D"]:
+        """An affine map of an utterance's features, or a recurrent network over their frames."""
+        width, dtype = self.config.width, features.dtype
+        frames = self.signature.frames[MODALITIES.index(modality)]
+        if frames == 1:
+            return dense(width, dtype, f"{modality}_input", axes=(None, "embed"))(features)
+        along = features.reshape(present.size, frames, -1)
+        there = jnp.broadcast_to(present.reshape(-1, 1), along.shape[:2])
+        found = FrameEncoder(width, dtype=dtype, name=f"{modality}_frames")(along, there)
+        return found.reshape(*present.shape, width)
 
     def mix(
         self, features: Float[Array, "B L D_m"], present: Bool[Array, "B L"]

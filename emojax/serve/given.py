@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -99,9 +100,7 @@ def _conversation(
     speakers = signature.speakers
     if any_speaker:
         speakers = tuple(map(str, range(int(conversation.speaker.max(initial=0)) + 1)))
-    check_conversation(
-        conversation, Signature(signature.name, signature.labels, speakers, signature.widths)
-    )
+    check_conversation(conversation, dataclasses.replace(signature, speakers=speakers))
     return conversation
 
 

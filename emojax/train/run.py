@@ -177,10 +177,7 @@ def read_run(folder: Path) -> tuple[Config, Signature, dict[str, Any]]:
     path = folder / "run.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        known = content["signature"]
-        signature = Signature(
-            known["name"], tuple(known["labels"]), tuple(known["speakers"]), tuple(known["widths"])
-        )
+        signature = Signature.of(content["signature"])
         return from_dict(content["config"]), signature, content["corpus"]
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder}: there is no run here (no run.json)") from error

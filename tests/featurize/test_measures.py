@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 
@@ -43,6 +45,51 @@ def test_any_length_is_measured(seconds: float):
     assert np.isfinite(features).all()
     noise = np.random.default_rng(0).normal(size=round(seconds * RATE)).astype(np.float32)
     assert np.isfinite(measures.audio_features(0.1 * noise, RATE)).all()
+
+
+def test_frames_of_sound_say_what_came_first():
+    rising = np.concatenate([tone(0.5, 100), tone(0.5, 200)])
+    rising[: len(rising) // 2] *= 0.1
+    found = measures.audio_features(rising, RATE, 4)
+    assert found.shape == (measures.audio_width(4),) == (4 * 70,)
+    pitch, energy = found.reshape(4, 70)[:, [measures.BANDS, measures.BANDS + 3]].T
+    np.testing.assert_allclose(pitch, [0, 0, 1, 1], atol=0.15)
+    assert energy[3] - energy[0] == pytest.approx(20, abs=1)
+    # Pitch where there is a voice, before and after as well.
+    hummed = np.concatenate([np.zeros(RATE // 2, np.float32), tone(0.5, 200)])
+    assert measures.audio_features(hummed, RATE, 4).reshape(4, 70)[0, 64] == pytest.approx(
+        1, abs=0.1
+    )
+    assert np.isfinite(measures.audio_features(tone(0.1), RATE, 64)).all()
+
+
+@hypothesis.given(
+    st.lists(st.floats(0, 1), min_size=1, max_size=12), st.integers(1, 6), st.integers(0, 1000)
+)
+def test_spans_hold_means_of_what_fell_into_them_or_what_is_nearest(times, count, seed):
+    at, edges = np.sort(times), np.linspace(0, 1, count + 1)
+    x = np.random.default_rng(seed).normal(size=(len(at), 3))
+    found = measures.over_spans(x, at, edges)
+    for k, row in enumerate(found):
+        last = at <= edges[k + 1] if k == count - 1 else at < edges[k + 1]
+        inside = x[(at >= edges[k]) & last]
+        if len(inside):
+            np.testing.assert_allclose(row, inside.mean(0), atol=1e-12)
+        else:
+            distance = np.abs(at - edges[k : k + 2].mean())
+            nearest = x[distance <= distance.min() + 1e-12]
+            assert (np.abs(nearest - row).max(1) < 1e-12).any()
+
+
+def test_frames_of_a_face_say_what_came_first():
+    face_ = seen(0, 0, 1, 1)
+    found = measures.visual_features(face_, None, np.linspace(0, 0.8, 3))
+    assert found.shape == (measures.visual_width(None, 2),) == (measures.PLAIN_WIDTH,)
+    rows = measures.plain_measures(face_)
+    np.testing.assert_allclose(
+        found.reshape(2, -1), [rows[:2].mean(0), rows[2:].mean(0)], atol=1e-6
+    )
+    assert np.abs(found.reshape(2, -1)[0] - found.reshape(2, -1)[1]).max() > 0.05
 
 
 def seen(*mouths: float, light: float = 1.0):

@@ -190,6 +190,25 @@ def test_it_is_prepared_for_training_and_can_be_prepared_anew(made, tmp_path: Pa
     assert anew.hashes["test"] == corpus.hashes["test"]
 
 
+def test_frames_are_kept_one_after_the_other(made, manifest, tmp_path: Path):
+    out = tmp_path / "frames"
+    framed = featurize(manifest, out, Settings(frames=3), workers=2)
+    signature = read_corpus(out).signature
+    face = measures.PLAIN_WIDTH // 2
+    assert (signature.widths, signature.frames) == ((512, 3 * 70, 3 * face), (1, 3, 3))
+    assert open_prepared(framed.corpus.path).signature == signature
+    assert "means in 3 frames of log-mel" in (out / "card.md").read_text()
+    assert framed.card["set_aside"] == made.card["set_aside"]
+    kept = (out / "utterances.jsonl").read_text()
+    for frames in ([1, 0, 3], [1, 4, 3], [1, 3], None, [1, 3.0, 3]):
+        spoilt = kept.replace('"frames": [1, 3, 3]', f'"frames": {json.dumps(frames)}', 1)
+        (out / "utterances.jsonl").write_text(spoilt)
+        with pytest.raises(DataError, match="field 'frames': line 1"):
+            read_corpus(out)
+    with pytest.raises(ConfigError, match="frames are 2 to 64"):
+        featurize(manifest, tmp_path / "none", Settings(frames=1))
+
+
 def test_splits_of_the_manifest_are_kept_and_one_dialogue_is_enough_to_predict(
     manifest, tmp_path: Path
 ):

@@ -16,8 +16,8 @@ import scipy.special
 from emojax.config import MODELS, RedifuAuthorsConfig
 from emojax.interop.serving import INPUTS
 from emojax.models.registry import build
-from tests.batches import SIGNATURE, pack, random_conversation, random_variables
-from tests.models.test_promises import BASELINES, CASES
+from tests.batches import pack, random_conversation, random_variables
+from tests.models.test_promises import BASELINES, CASES, signature_of
 
 TOLERANCE = 1e-5
 AUTHORS = RedifuAuthorsConfig(width=16, heads=4, window=3)
@@ -40,6 +40,7 @@ VARIANTS: dict[str, Any] = {
     ),
     **{f"{name}, causal": CASES[f"{name}, causal"] for name in ("bc_lstm", "cnn_rnn")},
     "dialogue_gcn, causal": CASES["dialogue_gcn, causal"],
+    "early_fusion, frames": CASES["early_fusion, frames"],
     "redifu_authors, meld": dataclasses.replace(AUTHORS, branch="meld"),
 }  # fmt: skip
 """What changes operators; tried with one batch alone."""
@@ -72,7 +73,7 @@ def open_sizes() -> Iterator[None]:
 def made(name: str) -> tuple[Any, Any, Callable[[Any], Any]]:
     """A model, its variables, and the two as a function of a batch; compiled once for all tests."""
     config = {**CONFIGS, **VARIANTS}[name]
-    module = build(config, SIGNATURE)
+    module = build(config, signature_of(name))
     variables = random_variables(module, pack([[CONVERSATIONS[_A]]], 12))
     # Statistics away from the identity: features must be normalised inside, once.
     variables["statistics"] = jax.tree.map(lambda x: 0.8 * x + 0.1, variables["statistics"])

@@ -27,7 +27,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 def exported(name, folder):
     model, variables, _ = served.made(name)
     with served.open_sizes():
-        return to_onnx(model, variables, SIGNATURE, folder / "model.onnx")
+        return to_onnx(model, variables, model.signature, folder / "model.onnx")
 
 
 @pytest.fixture(scope="module", params=served.CONFIGS)

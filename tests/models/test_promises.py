@@ -12,8 +12,8 @@ import scipy.special
 
 from emojax.config import MODELS, RedifuConfig
 from emojax.models.registry import build
-from emojax.types import MODALITIES
-from tests.batches import SIGNATURE, pack, random_conversation, random_variables
+from emojax.types import MODALITIES, Signature
+from tests.batches import FRAMED, SIGNATURE, pack, random_conversation, random_variables
 
 SMALL = RedifuConfig(width=16, heads=2, graph_heads=2, window=3, encoder_layers=1, graph_layers=2)
 REDIFU = {
@@ -54,8 +54,16 @@ CASES = {
     "shared_space, supervised": dataclasses.replace(
         BASELINES["shared_space"], contrast="supervised"
     ),
+    "early_fusion, frames": BASELINES["early_fusion"],
+    "redifu, causal, frames": dataclasses.replace(SMALL, causal=True, graph_layers=1),
     "mult, two layers": dataclasses.replace(BASELINES["mult"], layers=2),
 }
+
+
+def signature_of(case: str) -> Signature:
+    return FRAMED if case.endswith("frames") else SIGNATURE
+
+
 CONVERSATIONS = [random_conversation(seed, length) for seed, length in enumerate([9, 4, 1, 7, 12])]
 LONGEST = 12
 
@@ -64,7 +72,7 @@ LONGEST = 12
 def model(request):
     """(config, apply) of each case, at random parameters."""
     config = CASES[request.param]
-    module = build(config, SIGNATURE)
+    module = build(config, signature_of(request.param))
     variables = random_variables(module, pack([[CONVERSATIONS[0]]], LONGEST))
     return config, jax.jit(lambda batch: module.apply(variables, batch))
 

@@ -9,8 +9,9 @@ and each line that follows an utterance, dialogue by dialogue:
     {"dialogue": "d1", "number": 0, "speaker": "Ann", "transcript": "Well.", "label": "sad",
      "split": "train", "text": "...", "audio": null, "visual": "..."}
 
-with features as base64 of little-endian f32, null where there are none. An utterance without any is
-left out. Without splits, a fifth of the dialogues, chosen by a hash of their names, is the test.
+with features as base64 of little-endian f32, null where there are none; where the header has
+"frames": [1, K, K], those of K frames of an utterance one after the other. An utterance without any
+is left out. Without splits, a fifth of the dialogues, chosen by a hash of their names, is the test.
 """
 
 from __future__ import annotations
@@ -119,8 +120,17 @@ def _signature(first: Mapping[str, Any], path: Path) -> Signature:
         raise _bad(path, 1, "widths", f"not {len(MODALITIES)} numbers")
     if not all(type(width) is int and 0 < width <= _WIDEST for width in widths):
         raise _bad(path, 1, "widths", f"{reprlib.repr(widths)} are no widths")
-    text, audio, visual = widths
-    return Signature("featurized", names["labels"], names["speakers"], (text, audio, visual))
+    frames = first.get("frames", [1] * len(MODALITIES))
+    if not isinstance(frames, list) or len(frames) != len(MODALITIES):
+        raise _bad(path, 1, "frames", f"not {len(MODALITIES)} numbers")
+    if not all(
+        type(count) is int and count > 0 and width % count == 0
+        for count, width in zip(frames, widths, strict=True)
+    ):
+        raise _bad(path, 1, "frames", f"{reprlib.repr(frames)} do not divide {widths}")
+    return Signature(
+        "featurized", names["labels"], names["speakers"], tuple(widths), tuple(frames)
+    )  # fmt: skip
 
 
 def _splits(

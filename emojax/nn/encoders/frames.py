@@ -79,7 +79,7 @@ def pooled_over_frames(
 ) -> Float[Array, "U 2*D"]:
     """Mean and maximum over the present frames, side by side; zeros where there is none."""
     mask = present[..., None]
-    count = jnp.maximum(mask.sum(1), 1).astype(x.dtype)
-    mean = jnp.where(mask, x, 0).sum(1) / count
+    count = mask.sum(1)
+    mean = jnp.where(mask, x, 0).sum(1) / jnp.maximum(count, 1).astype(x.dtype)
     most = jnp.where(mask, x, -jnp.inf).max(1, initial=-jnp.inf)
-    return jnp.concatenate([mean, jnp.where(mask.any(1), most, 0)], -1)
+    return jnp.concatenate([mean, jnp.where(count > 0, most, 0)], -1)
