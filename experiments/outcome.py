@@ -31,7 +31,7 @@ def result_of(folder: Path, variant: str, conditions: Collection[str] = ()) -> R
     Raises:
       ConfigError: its corpus has no test split.
     """
-    found = evaluate_run(folder)
+    found = evaluate_run(folder, report=False)
     test = found.splits.get("test")
     if test is None:
         raise ConfigError(f"{folder}: the corpus has no test split, and studies are about one")

@@ -5,13 +5,14 @@
 
 Studies are the modules of `experiments.studies`; each says its question, cost and expected result.
 Every run is trained and evaluated as `emojax train` and `emojax evaluate` do, in POOL/runs, and
-becomes a line of OUT/results.jsonl. Runs that differ in seeds, rates and weights alone are trained
-as one program, divided over the devices, on CPU over its cores. Started again, a study trains what
-is not there yet and goes on with what was cut short. OUT/table.md, OUT/table.tex, OUT/cards.md with
-an audit card for each variant, OUT/accuracy.png and OUT/table.html, which holds all of them, are
-drawn after every program, so that there is something to look at early. With `--pack` the results
-end up in OUT/results.jsonl.xz, small enough for a repository: tables are redrawn from it, and a
-study with that OUT, on another machine too, trains only what it lacks.
+becomes a line of OUT/results.jsonl; `emojax evaluate POOL/runs/RUN` writes the report of one. Runs
+that differ in seeds, rates and weights alone are trained as one program, divided over the devices,
+on CPU over its cores. Started again, a study trains what is not there yet and goes on with what was
+cut short. OUT/table.md, OUT/table.tex, OUT/cards.md with an audit card for each variant,
+OUT/accuracy.png and OUT/table.html, which holds all of them, are drawn after every program, so that
+there is something to look at early. With `--pack` the results end up in OUT/results.jsonl.xz, small
+enough for a repository: tables are redrawn from it, and a study with that OUT, on another machine
+too, trains only what it lacks.
 
     python -m experiments.run ablation --out experiments/results/simulated/ablation --redraw
 """

@@ -53,6 +53,12 @@ def refuse(call) -> Callable[..., str]:
     return refuse
 
 
+def test_training_waits_for_nothing_that_reports_alone_need():
+    program = "import sys, emojax.train.loop; print({'scipy', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "set()\n"), done.stderr
+
+
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_of_every_command(command: str, capfd):
     with pytest.raises(SystemExit) as stop:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.stats import rankdata
 
 
 def contradiction(
@@ -31,6 +30,9 @@ def roc_auc(score: Float[np.ndarray, " N"], positive: Bool[np.ndarray, " N"]) ->
     Raises:
       ValueError: there are no positives or no negatives, so that there is no pair.
     """
+    # Training, which asks for no area, would wait two seconds for it.
+    from scipy.stats import rankdata
+
     positives, negatives = int(positive.sum()), int((~positive).sum())
     if not positives or not negatives:
         raise ValueError(f"{positives} positives and {negatives} negatives make no pair")

@@ -76,7 +76,7 @@ class Evaluated:
     """What was found of a run, and the report that says it.
 
     Attributes:
-      paths: of the report's files, by name.
+      paths: of the report's files, by name; none if it was not written.
       splits: predictions of the selected epoch, by split.
       labels: names of the classes.
       history: a record for every epoch, as training left it.
@@ -91,35 +91,36 @@ class Evaluated:
     provenance: dict[str, Any]
 
 
-def evaluate_run(folder: Path, *, test: bool = True) -> Evaluated:
-    """Write the report of a run under `folder/report`.
+def evaluate_run(folder: Path, *, test: bool = True, report: bool = True) -> Evaluated:
+    """What a run comes to, and a report of it under `folder/report`.
 
     The variables are those of the epoch that validation chose; only then is the test split read,
     and how often it was read is counted in `test_reads.json` and said in the report.
+
+    Args:
+      test: whether to read the test split.
+      report: whether to write one, and to ask what of the modalities decided. All that takes
+        several times longer than the numbers of a small run, and of hundreds nobody reads it.
 
     Raises:
       CheckpointError: nothing was trained yet.
       DataError: the corpus is damaged or not the one trained on.
     """
-    from emojax.evaluate.report import Report, write_report
-
     run = open_run(folder)
     mesh = mesh_here(run.config.mesh, or_rows=True)
     variables, record = best_variables(folder, run.model, run.corpus.signature, mesh)
-    predict = make_predict(run.model, mesh=mesh)
+    predict = make_predict(run.model, explain=report, mesh=mesh)
 
     def predicted(split: str) -> list[Prediction]:
         return predict_split(predict, variables, run.batches(split, mesh=mesh), mesh=mesh)
 
-    validation = predicted("validation")
-    splits = {"validation": validation}
+    splits = {"validation": predicted("validation")}
     if test and len(run.corpus.ids("test")):
         count_read(folder, digest(run.config))
         splits["test"] = predicted("test")
     with contextlib.closing(Checkpoints(run.last, keep=None)) as series:
         progress = series.notes() or {}
     history = progress.get("history", [])
-    counts = run.corpus.statistics.label_counts
     held_out = run.batches("validation", mesh=mesh)
     mates = batch_mates(predict, variables, held_out, mesh)
     later = future(predict, variables, held_out, mesh)
@@ -129,6 +130,20 @@ def evaluate_run(folder: Path, *, test: bool = True) -> Evaluated:
     }
     selection = _selection(run, record)
     provenance = {**_provenance(run, variables, progress), **measured}
+    paths: dict[str, Path] = {}
+    if report:
+        paths = _write(run, variables, mesh, splits, history, selection, provenance)
+    return Evaluated(paths, splits, run.corpus.signature.labels, history, selection, provenance)
+
+
+def _write(
+    run: Run, variables: Any, mesh: Mesh | None, splits: Mapping[str, list[Prediction]],
+    history: Sequence[dict[str, Any]], selection: dict[str, Any], provenance: dict[str, Any],
+) -> dict[str, Path]:  # fmt: skip
+    """The report's files; arguments as in `Evaluated`."""
+    from emojax.evaluate.report import Report, write_report
+
+    majority = int(run.corpus.statistics.label_counts.argmax())
     recalled = None
     if isinstance(run.config.model, SharedSpaceConfig):
         split = "test" if "test" in splits else "validation"
@@ -137,20 +152,19 @@ def evaluate_run(folder: Path, *, test: bool = True) -> Evaluated:
         name=f"{run.config.model.name} on {run.corpus.signature.name}",
         labels=run.corpus.signature.labels,
         speakers=run.corpus.signature.speakers,
-        validation=validation,
+        validation=splits["validation"],
         test=splits.get("test"),
         history=[_from_one(each) for each in history],
         selection=selection,
         provenance=provenance,
-        batch_mates=measured["batch_mates"],
-        future=measured["future"],
+        batch_mates=provenance["batch_mates"],
+        future=provenance["future"],
         retrieval=recalled,
-        reference=reference(run, splits.get("test"), int(counts.argmax())),
+        reference=reference(run, splits.get("test"), majority),
         skipped=[str(error) for error in run.corpus.skipped],
-        majority_label=int(counts.argmax()),
+        majority_label=majority,
     )  # fmt: skip
-    paths = write_report(folder / "report", report)
-    return Evaluated(paths, splits, run.corpus.signature.labels, history, selection, provenance)
+    return write_report(run.folder / "report", report)
 
 
 def predict_corrupted(
