@@ -14,7 +14,7 @@ there is something to look at early. With `--pack` the results end up in OUT/res
 enough for a repository: tables are redrawn from it, and a study with that OUT, on another machine
 too, trains only what it lacks.
 
-    python -m experiments.run ablation --out experiments/results/simulated/ablation --redraw
+    python -m experiments.run ablation --out experiments/results/simulated_small/ablation --redraw
 """
 
 from __future__ import annotations

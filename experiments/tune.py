@@ -1,7 +1,8 @@
 """Settings of every model, chosen on validation alone, with the same budget for all.
 
     python -m experiments.tune --out runs/tuning --trials 12
-    python -m experiments.tune --out runs/tuning --trials 12 --models redifu bc_lstm
+    python -m experiments.tune --out runs/tuning_small --trials 12 \\
+        --config experiments/simulated_small.toml --set train.epochs=8 --models redifu bc_lstm
     python -m experiments.tune --out runs/tuning_mosi --trials 24 --folds 6 --set train.epochs=60 \\
         --data ../shared/data/mosi --config experiments/mosi_whole.toml
     python -m experiments.run main_table --out runs/main_table --tuned runs/tuning/settings

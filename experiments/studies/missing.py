@@ -1,18 +1,19 @@
 """How much accuracy is left when observations are missing at test?
 
-    python -m experiments.run missing --out runs/missing --seeds 10
+    python -m experiments.run missing --out runs/missing --pool runs/pool --seeds 10 \\
+        --config experiments/simulated_small.toml --tuned experiments/tuned/simulated_small
 
 `redifu` and the stronger baselines are trained once, on the corpus as it is (a third of the texts
 and a fifth of audio and video are missing from the embedded one), and tested at rates of 0 to .7,
 missing at random and as whole modalities of a conversation. Each utterance keeps at least one
 observation of those it had, so less is missing than the rate says: tables say how much is.
 
-Cost on two cores with the embedded corpus: a quarter to a whole minute a run, three for `mult` and
-`sdt`; so nine models and ten seeds take about two hours, or a few minutes with `--pool` where the
-runs of `main_table` lie. Expected: `redifu` ahead of all at every rate, of graphs and
-recurrent models by half a point to two (found with six others and ten seeds; `dialogue_gcn` is
-nearest, and where whole modalities are missing not always told from chance); models that see each
-utterance alone fall most, as nothing stands in for what is missing.
+Cost: training as in `main_table`, and where that left its runs (`--pool`) some ten minutes of one
+core. Expected: with a thousand conversations `redifu` ahead of all eight at every rate,
+significantly, of graphs, recurrent models and convolutions by two to three points; with all of the
+embedded corpus by half a point to two, and where whole modalities are missing not always told from
+chance of `dialogue_gcn`. Models that see each utterance alone fall most, as nothing stands in for
+what is missing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Whose accuracy stands noise, bursts of it, and frozen or lost video, and does training help?
 
-    python -m experiments.run noise --out runs/noise --seeds 10
+    python -m experiments.run noise --out runs/noise --pool runs/pool --seeds 10 \\
+        --config experiments/simulated_small.toml --tuned experiments/tuned/simulated_small
 
 `redifu` and the stronger baselines, trained on the corpus as it is, and trained where audio and
 video come in bursts of noise, frozen and with gaps; each run is then tested under every corruption.
@@ -8,12 +9,11 @@ The same utterances of the test split get the same noise for all models and seed
 8 utterances on average where nothing else is said. Noise is measured in decibels against the
 features' variance; the embedded corpus has bursts of its own, and a third of its texts are missing.
 
-Cost on two cores with the embedded corpus: a quarter to a whole minute a run, three for `mult` and
-`sdt`, and a few seconds for the conditions; so 18 variants and ten seeds take about four hours, or
-half of that with `--pool` where the runs of `main_table` lie. Expected: `redifu` ahead of all in
-noise and bursts of it, trained on clean data (found with six others and ten seeds: everywhere,
-significantly; half of the utterances at -10 dB 77.6 %, next 75.5 %), and behind late fusion where
-all of the video is frozen; training on noise helps under noise, and costs a little without.
+Cost: training as in `main_table`, twice, the first time for nothing where that left its runs
+(`--pool`); then one to two minutes of one core for the conditions of a variant. Expected: trained
+on clean data `redifu` ahead of all eight in noise, in bursts of it and with lost video, everywhere
+and significantly, and behind late fusion where all of the video is frozen; training on noise helps
+under noise, and costs a little without.
 """
 
 from __future__ import annotations
