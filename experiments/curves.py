@@ -93,8 +93,8 @@ def sheet(panel: Panel, found: Found, missing: Mapping[str, float]) -> Sheet:
     share = [next((f"{100 * missing[n]:.1f}" for n in each if n in missing), "–") for each in named]
     if len(set(share)) > 1:
         rows.insert(0, ["observations missing, %", *share])
-    if panel.reference in found:
-        others = [line for name, line in found.items() if name != panel.reference]
+    others = [line for name, line in found.items() if name != panel.reference]
+    if panel.reference in found and others:
         ahead = [_ahead([line[x] for line in others if x in line]) for x in panel.places]
         rows.append([f"{panel.reference} ahead of", *ahead])
     header = [panel.axis, *(f"{x:g}" for x in panel.places)]
