@@ -37,6 +37,7 @@ REVISION = 1
 JOURNAL = "journal.jsonl"
 _PACKAGES = ("av", "opencv-python-headless", "jax", "jaxlib", "numpy", "scipy")
 MOST_FRAMES = 64
+"""Of an utterance; at a common rate of pictures more would repeat some."""
 _PATIENCE = 900.0
 """Seconds that an utterance may take."""
 

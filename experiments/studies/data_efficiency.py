@@ -9,8 +9,9 @@ Models are trained on shares of the training conversations, the same ones for al
 a smaller share inside a larger one. Small shares get more epochs, so that all have about as many
 steps, but no more than 50 and no fewer than 5: the epoch is chosen by validation.
 
-Cost on two cores: up to 30 % of the embedded corpus, 2,700 conversations, five models and ten seeds
-in three quarters of an hour; all of it as much again and more. Expected: models with few parameters
+Cost on two cores, estimated from other studies: up to 30 % of the embedded corpus, 2,700
+conversations, five models and ten seeds in three quarters of an hour; all of it as much again and
+more. Expected: models with few parameters
 between utterances ahead at 1 %, where recurrences and attention have seen too little; `redifu`
 ahead from 10 % on.
 """

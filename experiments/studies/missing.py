@@ -10,7 +10,7 @@ observation of those it had, so less is missing than the rate says: tables say h
 
 Cost: training as in `main_table`, and where that left its runs (`--pool`) some ten minutes of one
 core. Expected: with a thousand conversations `redifu` ahead of all eight at every rate,
-significantly, of graphs, recurrent models and convolutions by two to three points; with all of the
+significantly, of graphs, recurrent models and convolutions by two to four points; with all of the
 embedded corpus by half a point to two, and where whole modalities are missing not always told from
 chance of `dialogue_gcn`. Models that see each utterance alone fall most, as nothing stands in for
 what is missing.

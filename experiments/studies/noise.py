@@ -12,8 +12,9 @@ features' variance; the embedded corpus has bursts of its own, and a third of it
 Cost: training as in `main_table`, twice, the first time for nothing where that left its runs
 (`--pool`); then one to two minutes of one core for the conditions of a variant. Expected: trained
 on clean data `redifu` ahead of all eight in noise, in bursts of it and with lost video, everywhere
-and significantly, and behind late fusion where all of the video is frozen; training on noise helps
-under noise, and costs a little without.
+and significantly, and behind late fusion where all of the video is frozen. Training on noise helps
+`redifu` under noise, most where video is frozen, and costs it a point and a half without; the
+others were not trained so yet.
 """
 
 from __future__ import annotations
