@@ -94,10 +94,17 @@ def torch(weights: Weights, folder: Path, quantize: str | None) -> Exported:
 
     path = write(folder / f"model{SUFFIX}", weights)
     shutil.copy(Path(torch_redifu.__file__), folder / "torch_redifu.py")
+    try:
+        run = reopen("torch", folder)
+    except ValueError as error:  # names what the one file does not know, such as frames
+        what = str(error).removeprefix(f"{path}: ")
+        raise ConfigError(
+            f"the PyTorch module cannot run this model ({what}); --format onnx can"
+        ) from error
     if name == "redifu_authors":
         _published_state(weights, folder)
     return Exported(
-        path, reopen("torch", folder), _versions("torch", "safetensors"),
+        path, run, _versions("torch", "safetensors"),
         limits(weights, "train as the JAX model does: it has no feature mixing"),
         "`pip install torch safetensors numpy`, then\n\n```python\nimport torch_redifu\n\n"
         'model = torch_redifu.load("model.safetensors")\n'

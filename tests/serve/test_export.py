@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from emojax.serve import export, formats
 from emojax.serve.export import export_run
 from emojax.serve.trial import AHEAD, Case, cases, change_by_the_future
 from emojax.train.run import open_run
-from tests.batches import SIGNATURE
+from tests.batches import FRAMED, SIGNATURE
 from tests.interop import served
 from tests.interop.served import open_sizes
 from tests.interop.test_weights import weights
@@ -222,6 +223,11 @@ def test_what_cannot_be_exported_is_said_at_once(tiny_run, tmp_path):
         formats.iree(weights("redifu_authors"), tmp_path, None)
     with pytest.raises(ConfigError, match="bc_lstm has no PyTorch module"):
         formats.torch(weights("bc_lstm"), tmp_path, None)
+    framed = dataclasses.replace(weights("redifu"), signature=FRAMED)
+    (tmp_path / "torch").mkdir()
+    with pytest.raises(ConfigError, match=r"cannot run this model \(signature frames is 5, not"):
+        formats.torch(framed, tmp_path / "torch", None)
+    shutil.rmtree(tmp_path / "torch")
     with pytest.raises(ConfigError, match=r"pip install 'emojax\[all\]'"):
         formats.needs("no.such.package", "all")
     (tmp_path / "file").write_text("mine")
