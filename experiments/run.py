@@ -79,12 +79,22 @@ def configs(
             try:
                 config = from_dict(override(values, assignments))
                 if tuned is not None:
-                    model = load(tuned / f"{config.model.name}.toml")
+                    model = load(_searched(tuned, config.model.name))
                     config = from_dict(override(merged(values, model), assignments))
                 found.append((variant, config))
             except ConfigError as error:
                 raise ConfigError(f"{variant}: {error}") from error
     return found
+
+
+def _searched(tuned: Path, model: str) -> Path:
+    path = tuned / f"{model}.toml"
+    if not path.exists():
+        raise ConfigError(
+            f"no settings of {model} were searched for ({path} is not there): leave it out with "
+            f"--only, or search with experiments.tune --models {model}"
+        )
+    return path
 
 
 def merged(values: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:

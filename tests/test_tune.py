@@ -13,6 +13,7 @@ import pytest
 
 from emojax.config import from_dict, load
 from emojax.data.prepare import prepare
+from emojax.errors import ConfigError
 from experiments import run, tune
 from experiments.studies import main_table
 from tests.tiny_run import ENVIRONMENT, WORLD
@@ -96,3 +97,6 @@ def test_a_study_takes_tuned_settings_and_variants_and_users_win(searched, tmp_p
     assert {c.train.weight_decay for c in made.values()} == {0.25}
     assert made["redifu_authors"].model.width == 64  # as the study says
     assert made["redifu_authors"].model.dropout == tuned.model.dropout
+    (folder / "mult.toml").unlink()
+    with pytest.raises(ConfigError, match="mult: no settings of mult were searched for"):
+        run.configs(main_table, 1, {}, [], folder)
